@@ -1,0 +1,1 @@
+"""The binned twin of a model: the home of pyhf."""

@@ -1,0 +1,104 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gbistat.config import RunOptions
+
+__all__ = ["common", "run_options"]
+
+_OPTIONS = (
+    click.argument("card", required=False, type=click.Path(path_type=Path)),
+    click.option(
+        "--card",
+        "card_option",
+        type=click.Path(path_type=Path),
+        help="Run card (YAML); may also stand alone as an argument.",
+    ),
+    click.option(
+        "--window",
+        "windows",
+        type=(float, float),
+        multiple=True,
+        metavar="LOW HIGH",
+        help="Mass window in GeV; repeat it for one row a window.",
+    ),
+    click.option("--events", type=click.Path(path_type=Path), help="File of events: .h5, .root, .parquet or .npz."),
+    click.option("--model", help="Name of a shipped model, or folder of an exported one."),
+    click.option("--unit", help="Energy unit of the file of events, for example TeV.  [default: GeV]"),
+    click.option(
+        "--map", "mapping", multiple=True, metavar="NAME=COLUMN", help="Name of a mass or feature in the file: mass=M."
+    ),
+    click.option("--weights", help="Column of event weights."),
+    click.option("--tree", help="TTree or RNTuple of a ROOT file, key of an HDF5 file, where there are several."),
+    click.option("--cl", type=float, help="Confidence level of limits and of the wider interval.  [default: 0.95]"),
+    click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Write plots and JSON there."),
+    click.option("--json", "json_path", metavar="FILE", help="Write JSON to a file, or to standard output (-)."),
+    click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+)
+
+
+def common(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the shared options to a verb."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    decorated: Callable[..., Any] = wrapper
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+def run_options(
+    card: Path | None,
+    card_option: Path | None,
+    windows: tuple[tuple[float, float], ...],
+    events: Path | None,
+    model: str | None,
+    unit: str | None,
+    mapping: tuple[str, ...],
+    weights: str | None,
+    tree: str | None,
+    cl: float | None,
+) -> RunOptions:
+    """Card and options of the command line as one frozen object.
+
+    Raises
+    ------
+    click.UsageError
+        If the card is given twice, or a mapping is not NAME=COLUMN.
+    GbistatError
+        If the card or the model cannot be used.
+    """
+    from gbistat.config import read_card, resolve_options
+
+    if card is not None and card_option is not None:
+        raise click.UsageError(f"two run cards: {card} and --card {card_option}; give one")
+    chosen = card or card_option
+    pairs = {}
+    for item in mapping:
+        name, equals, column = item.partition("=")
+        if not (name and equals and column):
+            raise click.UsageError(f"--map {item!r} is not NAME=COLUMN, for example mass=M")
+        pairs[name] = column
+    return resolve_options(
+        read_card(chosen) if chosen is not None else None,
+        model=model,
+        events=events,
+        unit=unit,
+        mapping=pairs,
+        weights=weights,
+        tree=tree,
+        windows=windows,
+        cl=cl,
+    )

@@ -1,0 +1,121 @@
+"""``gbistat fit``, ``gbistat limits``, ``gbistat compare``."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gbistat.cli.options import common, run_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from gbistat.config import RunOptions
+    from gbistat.report.outcomes import Report
+    from gbistat.workflow import Steps
+
+__all__ = ["compare_command", "fit_command", "limits_command"]
+
+
+@click.command("fit")
+@common
+def fit_command(**options: Any) -> int:
+    """Fit signal strength and background in a window, with profile intervals.
+
+    Without a card, model and events the shipped ones are used.
+    """
+    from gbistat.workflow import run_fit
+
+    return _run(run_fit, options)
+
+
+@click.command("limits")
+@common
+@click.option("--no-binned", is_flag=True, help="Skip the binned cross-check with pyhf.")
+def limits_command(no_binned: bool, **options: Any) -> int:
+    """Intervals, CLs upper limit with its expected band, local significance, and the binned pyhf result beside them.
+
+    Without a card, model and events the shipped ones are used. Several --window give one row each and a plot of the
+    limit against the window.
+    """
+    from gbistat.workflow import run_limits
+
+    def work(run: RunOptions, *, steps: Steps) -> Report:
+        return run_limits(run, steps=steps, binned=not no_binned)
+
+    return _run(work, options)
+
+
+@click.command("compare")
+@common
+def compare_command(**options: Any) -> int:
+    """Compare the unbinned result with binned ones from pyhf: estimate, interval, limits, significance."""
+    from gbistat.workflow import run_compare
+
+    return _run(run_compare, options)
+
+
+def _run(work: Callable[..., Report], options: dict[str, Any]) -> int:
+    """Resolve options, run, show, write; exit code 1 if some window failed."""
+    output: Path | None = options.pop("output")
+    json_path: str | None = options.pop("json_path")
+    options.pop("debug")
+    run = run_options(**options)
+    if output is not None or json_path not in (None, "-"):
+        from gbistat.report.files import check_writable
+
+        check_writable(output, None if json_path in (None, "-") else Path(str(json_path)))
+    with _progress() as steps:
+        report = work(run, steps=steps)
+        written: list[Path] = []
+        if output is not None:
+            from gbistat.report.files import write_report
+
+            with steps("drawing"):
+                written = write_report(report, output)
+    if json_path is not None:
+        from gbistat.report.document import document, to_text
+        from gbistat.report.files import write_text
+
+        text = to_text(document(report))
+        if json_path == "-":
+            click.echo(text, nl=False)
+        else:
+            write_text(Path(json_path), text)
+    if json_path != "-":
+        from gbistat.cli.tables import show
+
+        show(report)
+        for path in written:
+            click.echo(f"wrote {path}")
+    for failure in report.failures:
+        click.echo(f"gbistat: window {failure.window[0]:g} {failure.window[1]:g} failed: {failure.message}", err=True)
+    return 1 if report.failures else 0
+
+
+@contextmanager
+def _progress() -> Iterator[Steps]:
+    """Progress bar on standard error, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda description: nullcontext()
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        @contextmanager
+        def step(description: str) -> Iterator[None]:
+            bar.update(task, description=description)
+            yield
+
+        def steps(description: str) -> AbstractContextManager[object]:
+            return step(description)
+
+        yield steps

@@ -1,0 +1,181 @@
+"""Tables on the terminal: what an analyst puts in a paper."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from gbistat.report.outcomes import LimitsOutcome
+
+if TYPE_CHECKING:
+    from gbistat.binned.results import BinnedResult
+    from gbistat.inference.results import IntervalResult, LimitResult
+    from gbistat.report.outcomes import FitOutcome, Report
+
+__all__ = ["number", "segments", "show"]
+
+
+def number(value: float | None, error: float | None = None) -> str:
+    """Number with digits that fit its error: two significant digits of the error, or four of the number.
+
+    Examples
+    --------
+    >>> number(43.2178, 9.87), number(0.00123456), number(12991.3, 83.4)
+    ('43.2', '0.001235', '12991')
+    """
+    if value is None:
+        return "open"
+    if not math.isfinite(value):
+        return str(value)
+    if error is not None and math.isfinite(error) and error > 0:
+        digits = max(0, 1 - math.floor(math.log10(error)))
+        return f"{value:.{digits}f}" if digits <= 8 else f"{value:.3g}"
+    return f"{value:.4g}"
+
+
+def segments(interval: IntervalResult, error: float) -> str:
+    """Interval as text; several pieces are joined by ``or``."""
+    return " or ".join(f"[{number(low, error)}, {number(high, error)}]" for low, high in interval.segments)
+
+
+def show(report: Report) -> None:
+    """Print a report to standard output."""
+    console = Console(highlight=False)
+    width = 120 if not console.is_terminal else None
+    console = Console(highlight=False, width=width)
+    console.print(
+        f"model {report.model} (sha256 {report.model_sha256[:12]}), {report.n_read} events from {report.source}"
+    )
+    for outcome in report.outcomes:
+        if report.verb == "fit" or not isinstance(outcome, LimitsOutcome):
+            _show_fit(console, outcome)
+        elif report.verb == "compare":
+            _show_comparison(console, outcome)
+        else:
+            _show_limits(console, outcome)
+        for warning in outcome.warnings:
+            console.print(f"[yellow]warning[/yellow] {outcome.window}: {warning}", soft_wrap=True)
+    if report.verb == "limits" and len(report.outcomes) > 1:
+        _show_windows(console, report)
+
+
+def _title(outcome: FitOutcome) -> str:
+    return f"window {outcome.window}, {len(outcome.analysis.events)} events"
+
+
+def _show_fit(console: Console, outcome: FitOutcome) -> None:
+    fit = outcome.fit
+    levels = [f"{100 * interval.cl:.4g} % interval" for interval in outcome.intervals[outcome.poi]]
+    table = Table("parameter", "value", "error", *levels, title=_title(outcome), title_justify="left")
+    for name in fit.names:
+        cells = [""] * len(levels)
+        for k, interval in enumerate(outcome.intervals.get(name, ())):
+            cells[k] = segments(interval, fit.error(name))
+        fixed = " (fixed)" if name in fit.fixed else ""
+        table.add_row(name + fixed, number(fit.value(name), fit.error(name)), f"{fit.error(name):.2g}", *cells)
+    console.print(table)
+    sidebands = outcome.analysis.sidebands
+    if sidebands is not None:
+        g = sidebands.goodness
+        console.print(
+            f"sideband fit ({sidebands.shape.name}, {sidebands.fit_range}): {sidebands.expected:.1f} +- "
+            f"{sidebands.expected_error:.1f} background events in the window, chi2/ndof = {g.chi2:.1f}/{g.ndof}, p = {g.p_value:.2g}"
+        )
+
+
+def _show_limits(console: Console, outcome: LimitsOutcome) -> None:
+    fit, poi = outcome.fit, outcome.poi
+    error = fit.error(poi)
+    table = Table(
+        "", "unbinned", *[_twin_title(t) for t in outcome.binned], title=_title(outcome), title_justify="left"
+    )
+    table.add_row(poi, _value(fit.value(poi), error), *[_value(t.value, t.error) for t in outcome.binned])
+    for k, interval in enumerate(outcome.intervals[poi]):
+        twins = [segments(t.intervals[k], t.error) if k < len(t.intervals) else "" for t in outcome.binned]
+        table.add_row(f"  {100 * interval.cl:.4g} % interval", segments(interval, error), *twins)
+    table.add_row("local significance", f"{outcome.discovery.z:.2f}", *[f"{t.discovery.z:.2f}" for t in outcome.binned])
+    table.add_row("  p-value", f"{outcome.discovery.p0:.2g}", *[f"{t.discovery.p0:.2g}" for t in outcome.binned])
+    name = f"{100 * outcome.limit.cl:.4g} % CLs limit"
+    limits = [outcome.limit, *[t.limit for t in outcome.binned]]
+    table.add_row(f"{name}, observed", *[number(limit.observed) for limit in limits])
+    table.add_row("  expected", *[number(limit.expected[2]) for limit in limits])
+    table.add_row("  expected, 1 sigma", *[_band(limit, 1, 3) for limit in limits])
+    table.add_row("  expected, 2 sigma", *[_band(limit, 0, 4) for limit in limits])
+    if "n_bkg" in fit.names:
+        table.add_row("background events", _value(fit.value("n_bkg"), fit.error("n_bkg")), *[""] * len(outcome.binned))
+    sidebands = outcome.analysis.sidebands
+    if sidebands is not None:
+        predicted = _value(sidebands.expected, sidebands.expected_error)
+        table.add_row("  predicted by sidebands", predicted, *[""] * len(outcome.binned))
+    console.print(table)
+
+
+def _show_comparison(console: Console, outcome: LimitsOutcome) -> None:
+    fit, poi = outcome.fit, outcome.poi
+    columns = ("", poi, "68 % interval", "local Z", "limit", "expected", "1 sigma", "expected limit / unbinned")
+    table = Table(*columns, title=_title(outcome), title_justify="left")
+    base = outcome.limit.expected[2]
+    first = outcome.intervals[poi][0]
+    table.add_row(
+        "unbinned",
+        _value(fit.value(poi), fit.error(poi)),
+        segments(first, fit.error(poi)),
+        f"{outcome.discovery.z:.2f}",
+        number(outcome.limit.observed),
+        number(base),
+        _band(outcome.limit, 1, 3),
+        "1",
+    )
+    for twin in outcome.binned:
+        table.add_row(
+            _twin_title(twin),
+            _value(twin.value, twin.error),
+            segments(twin.intervals[0], twin.error) if twin.intervals else "",
+            f"{twin.discovery.z:.2f}",
+            number(twin.limit.observed),
+            number(twin.limit.expected[2]),
+            _band(twin.limit, 1, 3),
+            f"{twin.limit.expected[2] / base:.3f}",
+        )
+    console.print(table)
+
+
+def _show_windows(console: Console, report: Report) -> None:
+    table = Table(
+        "window",
+        "events",
+        "mu",
+        "local Z",
+        "limit",
+        "expected",
+        "1 sigma",
+        title="limits by window",
+        title_justify="left",
+    )
+    for outcome in report.outcomes:
+        if isinstance(outcome, LimitsOutcome):
+            table.add_row(
+                str(outcome.window),
+                str(len(outcome.analysis.events)),
+                _value(outcome.fit.value(outcome.poi), outcome.fit.error(outcome.poi)),
+                f"{outcome.discovery.z:.2f}",
+                number(outcome.limit.observed),
+                number(outcome.limit.expected[2]),
+                _band(outcome.limit, 1, 3),
+            )
+    console.print(table)
+
+
+def _value(value: float, error: float) -> str:
+    return f"{number(value, error)} +- {number(error, error)}"
+
+
+def _band(limit: LimitResult, low: int, high: int) -> str:
+    return f"{number(limit.expected[low])} to {number(limit.expected[high])}"
+
+
+def _twin_title(twin: BinnedResult) -> str:
+    return f"pyhf, {twin.n_bins} bins in {twin.observable}"

@@ -1,0 +1,1 @@
+"""Events, windows, features: from files to arrays."""

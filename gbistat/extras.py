@@ -1,0 +1,99 @@
+"""Doors to the heavy packages: each is imported when it is first needed, or its absence is explained.
+
+``import gbistat`` and ``gbistat --help`` go through none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from gbistat.errors import MissingExtra
+
+__all__ = [
+    "awkward",
+    "h5py",
+    "hist",
+    "keras",
+    "mplhep",
+    "onnxruntime",
+    "pyarrow",
+    "pyhf",
+    "pyplot",
+    "tensorflow",
+    "uproot",
+    "vector",
+]
+
+
+def _load(module: str, purpose: str, install: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtra(
+            f"{purpose} needs the package {module!r}, which cannot be imported here ({error}); "
+            f"install it with: pip install {install!r}"
+        ) from error
+
+
+def onnxruntime() -> Any:
+    """onnxruntime, which evaluates exported networks."""
+    return _load("onnxruntime", "evaluating an exported network", "gbistat")
+
+
+def pyhf() -> Any:
+    """pyhf, for the binned cross-check."""
+    return _load("pyhf", "the binned cross-check", "gbistat")
+
+
+def uproot() -> Any:
+    """uproot, which reads ROOT files."""
+    return _load("uproot", "reading ROOT files", "gbistat")
+
+
+def awkward() -> Any:
+    """awkward, for jagged collections."""
+    return _load("awkward", "reading jagged collections", "gbistat")
+
+
+def vector() -> Any:
+    """vector, for four-momenta."""
+    return _load("vector", "adding four-momenta", "gbistat")
+
+
+def h5py() -> Any:
+    """h5py, which reads HDF5 files."""
+    return _load("h5py", "reading HDF5 files", "gbistat")
+
+
+def hist() -> Any:
+    """hist, for histograms."""
+    return _load("hist", "filling histograms", "gbistat")
+
+
+def pyarrow() -> Any:
+    """pyarrow with its Parquet reader (extra ``parquet``)."""
+    _load("pyarrow.parquet", "reading Parquet files", "gbistat[parquet]")
+    return _load("pyarrow", "reading Parquet files", "gbistat[parquet]")
+
+
+def pyplot() -> Any:
+    """matplotlib.pyplot on a backend that needs no screen."""
+    matplotlib = _load("matplotlib", "drawing plots", "gbistat")
+    matplotlib.use("Agg", force=False)
+    return _load("matplotlib.pyplot", "drawing plots", "gbistat")
+
+
+def mplhep() -> Any:
+    """mplhep, for the style of plots and for histograms with errors."""
+    return _load("mplhep", "drawing plots", "gbistat")
+
+
+def tensorflow() -> Any:
+    """TensorFlow (extra ``train``)."""
+    return _load("tensorflow", "training a network", "gbistat[train]")
+
+
+def keras() -> Any:
+    """Keras 3 (extra ``train``)."""
+    return _load("keras", "training a network", "gbistat[train]")

@@ -1,0 +1,1 @@
+"""Minimisation: the home of iminuit."""

@@ -1,0 +1,1 @@
+"""Intervals, test statistics, limits and significances."""

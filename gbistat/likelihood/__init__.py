@@ -1,0 +1,1 @@
+"""Parameters, constraints, components and their negative log-likelihood."""

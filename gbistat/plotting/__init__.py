@@ -1,0 +1,1 @@
+"""Plots: take results, draw into axes, compute nothing."""

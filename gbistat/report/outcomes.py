@@ -1,0 +1,124 @@
+"""What the commands find out, before it becomes JSON, tables or figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gbistat.binned.results import BinnedResult
+    from gbistat.data.window import MassWindow
+    from gbistat.fit.build import Analysis
+    from gbistat.fit.result import FitResult
+    from gbistat.fit.spectrum import MassSpectrum
+    from gbistat.inference.results import CLsScan, DiscoveryResult, IntervalResult, LimitResult, ScanResult
+
+__all__ = ["Failure", "FitOutcome", "LimitsOutcome", "Report"]
+
+
+@dataclass(frozen=True, eq=False)
+class FitOutcome:
+    """Fit of one window.
+
+    Parameters
+    ----------
+    window : MassWindow
+        Where events were counted.
+    analysis : Analysis
+        Likelihood and all around it.
+    fit : FitResult
+        The free fit.
+    intervals : mapping of str to tuple of IntervalResult
+        Profile intervals by parameter, the narrower first.
+    spectrum : MassSpectrum or None
+        For the plot of the mass.
+    warnings : tuple of str
+        What a reader must know.
+    """
+
+    window: MassWindow
+    analysis: Analysis
+    fit: FitResult
+    intervals: Mapping[str, tuple[IntervalResult, ...]]
+    spectrum: MassSpectrum | None
+    warnings: tuple[str, ...]
+
+    @property
+    def poi(self) -> str:
+        """Parameter of interest."""
+        return self.analysis.model.poi
+
+
+@dataclass(frozen=True, eq=False)
+class LimitsOutcome(FitOutcome):
+    """Limits of one window: everything of the fit, and more.
+
+    Parameters
+    ----------
+    limit : LimitResult
+        CLs upper limit with its expected band.
+    scan : ScanResult
+        Profile of the parameter of interest.
+    cls_scan : CLsScan
+        CLs beside its expected band.
+    discovery : DiscoveryResult
+        Local significance.
+    binned : tuple of BinnedResult
+        pyhf on the same events: in bins of the mass, and of the network's log ratio where there is one.
+    """
+
+    limit: LimitResult
+    scan: ScanResult
+    cls_scan: CLsScan
+    discovery: DiscoveryResult
+    binned: tuple[BinnedResult, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A window that gave no result.
+
+    Parameters
+    ----------
+    window : (low, high)
+        In GeV.
+    message : str
+        Why.
+    """
+
+    window: tuple[float, float]
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Results of a command over its windows.
+
+    Parameters
+    ----------
+    verb : str
+        "fit", "limits" or "compare".
+    model, model_sha256 : str
+        Name of the model, and the hash over its files.
+    source : str
+        File of events.
+    n_read : int
+        Events read from it.
+    cl : float
+        Confidence level of limits.
+    outcomes : tuple of FitOutcome
+        One a window, in order.
+    failures : tuple of Failure
+        Windows without a result.
+    """
+
+    verb: str
+    model: str
+    model_sha256: str
+    source: str
+    n_read: int
+    cl: float
+    outcomes: tuple[FitOutcome, ...]
+    failures: tuple[Failure, ...] = ()

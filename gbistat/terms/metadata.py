@@ -1,0 +1,318 @@
+"""What an exported term is: the content of ``term.json``."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
+
+from pydantic import AfterValidator, Field, Strict, model_validator
+
+from gbistat.data.events import ENERGY_UNITS
+from gbistat.terms.validation import Count, JsonDict, NonNegative, Number, Record, Text
+
+if TYPE_CHECKING:
+    from gbistat.typing import Json
+
+__all__ = [
+    "TERM_SCHEMA",
+    "DataRecord",
+    "FeatureSpec",
+    "FileRecord",
+    "LogKappa",
+    "MassSpec",
+    "Parity",
+    "Quantity",
+    "TermMetadata",
+    "Training",
+    "Unit",
+    "json_schema",
+]
+
+TERM_SCHEMA: Final = "gbistat.term/1"
+_HEX = r"^[0-9a-f]{64}$"
+
+
+def _known_unit(unit: str) -> str:
+    for known in ENERGY_UNITS:
+        if unit != known and unit.lower() == known.lower():
+            raise ValueError(f"unit {unit!r} is not known; write {known!r}")
+    return unit
+
+
+Unit = Annotated[Text, AfterValidator(_known_unit)]
+
+
+def _folder_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError(f"the name {name!r} cannot be a folder's name; use letters, digits, '.', '_' and '-' only")
+    return name
+
+
+TermName = Annotated[str, Strict(), AfterValidator(_folder_name)]
+
+
+class FileRecord(Record):
+    """A file and the hash of its bytes.
+
+    Parameters
+    ----------
+    file : str
+        Path relative to the folder of the JSON file that names it, with ``/`` between folders.
+    sha256 : str
+        64 hexadecimal digits.
+    """
+
+    file: Text
+    sha256: Annotated[str, Field(pattern=_HEX)]
+
+
+class Quantity(Record):
+    """A number with a unit and the range in which the term is valid; ``null`` leaves a side open."""
+
+    name: Text
+    unit: Unit = "1"
+    low: Number | None = None
+    high: Number | None = None
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError(f"{self.name!r}: low {self.low:g} is not below high {self.high:g}")
+        return self
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """``(low, high)``, infinite where a side is open."""
+        return (-math.inf if self.low is None else self.low, math.inf if self.high is None else self.high)
+
+
+class FeatureSpec(Quantity):
+    """One input of the graph.
+
+    Parameters
+    ----------
+    role : {"feature", "conditional"}
+        ``conditional`` for an input that a density is conditioned on, p(x | m); the mass may be one.
+    transform : str, optional
+        What the graph does with the raw value, in words: pre-processing is inside the graph.
+    """
+
+    role: Literal["feature", "conditional"] = "feature"
+    transform: str | None = None
+
+
+class MassSpec(Record):
+    """The resonance mass and the range in which the term was learned and checked."""
+
+    name: Text
+    unit: Unit = "GeV"
+    low: Number
+    high: Number
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        return self
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """``(low, high)``."""
+        return (self.low, self.high)
+
+
+class LogKappa(Record):
+    """Natural log of the normalisation kappa of a ratio, fixed by E_b[r] = 1.
+
+    A classifier with logit l gives r = kappa exp(l) with kappa = 1 / E_b[exp(l)].
+
+    Parameters
+    ----------
+    value : float
+        ln kappa, added to the graph's output.
+    sigma : float
+        Its standard deviation: what a likelihood profiles.
+    method : str
+        How it was found, for example ``"mean of exp(logit) over held-out background"``.
+    n_reference : int, optional
+        Number of reference events.
+    effective_size : float, optional
+        (sum o)^2 / sum o^2 of the weights o = exp(l): few events dominate a heavy-tailed mean.
+    """
+
+    value: Number
+    sigma: NonNegative
+    method: Text
+    n_reference: Count | None = None
+    effective_size: NonNegative | None = None
+
+
+class Parity(Record):
+    """Largest and mean absolute difference between the trained network and the exported graphs, natural logs."""
+
+    max_abs: NonNegative
+    mean_abs: NonNegative
+    n_events: Annotated[Count, Field(gt=0)]
+    against: Text
+
+
+class DataRecord(FileRecord):
+    """A file of events that entered training, and as what (``role``: background, signal, validation, ...)."""
+
+    n_events: Count
+    role: Text
+
+
+class Training(Record):
+    """Where a network comes from.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the training.
+    library_versions : dict of str to str
+        Package name to version.
+    epochs : int, optional
+        Epochs run.
+    loss, validation_loss : float, optional
+        Losses of the kept weights.
+    data : sequence of DataRecord
+        Files of events.
+    settings : dict
+        Anything else worth keeping, as JSON: layers, learning rate, batch size.
+    """
+
+    seed: Count
+    library_versions: dict[str, str] = Field(default_factory=dict)
+    epochs: Count | None = None
+    loss: Number | None = None
+    validation_loss: Number | None = None
+    data: tuple[DataRecord, ...] = ()
+    settings: JsonDict = Field(default_factory=dict)
+
+
+class TermMetadata(Record):
+    """Content of ``term.json``.
+
+    The graphs take one input ``x`` of shape (n, d), float32 or float64, whose columns are the raw `features` in
+    their units followed by `parameters`, and give one output of shape (n,) or (n, 1): the natural log of a density
+    or of a density ratio.
+
+    Parameters
+    ----------
+    name : str
+        Name of the term, which is also its folder's name.
+    kind : {"density", "density_ratio", "mass_density"}
+        What the graph's output is the log of.
+    features : sequence of FeatureSpec
+        Inputs in order.
+    mass : MassSpec
+        The mass and the range of validity.
+    parameters : sequence of Quantity
+        Inputs theta after the features.
+    combine : {"mean_ratio", "mean_density", "none"}
+        How the K members combine: logsumexp_k(l_k) - ln K, the mean of ratios or of densities; ``none`` for one.
+    members : sequence of FileRecord
+        The graphs.
+    log_kappa : LogKappa, optional
+        Normalisation; needed by a ratio, refused by a density.
+    parity : Parity, optional
+        Agreement of the graphs with the network they were exported from.
+    training : Training, optional
+        Provenance.
+    checks : dict
+        Measured properties (AUC, E_b[r], ...), as JSON.
+
+    See Also
+    --------
+    gbistat.terms.validation.validate : makes one from plain data, with readable errors.
+    """
+
+    schema_name: Literal["gbistat.term/1"] = Field(default=TERM_SCHEMA, alias="schema")
+    name: TermName
+    kind: Literal["density", "density_ratio", "mass_density"]
+    features: Annotated[tuple[FeatureSpec, ...], Field(min_length=1)]
+    mass: MassSpec
+    parameters: tuple[Quantity, ...] = ()
+    combine: Literal["mean_ratio", "mean_density", "none"] = "none"
+    members: Annotated[tuple[FileRecord, ...], Field(min_length=1)]
+    log_kappa: LogKappa | None = None
+    parity: Parity | None = None
+    training: Training | None = None
+    checks: JsonDict = Field(default_factory=dict)
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether the graphs give log ratios."""
+        return self.kind == "density_ratio"
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the inputs, the mass among them if it is one."""
+        return tuple(feature.name for feature in self.features)
+
+    @property
+    def n_inputs(self) -> int:
+        """Columns of the graph's input."""
+        return len(self.features) + len(self.parameters)
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        counts = Counter([*self.feature_names, *(parameter.name for parameter in self.parameters)])
+        twice = [name for name, count in counts.items() if count > 1]
+        if twice:
+            raise ValueError(f"the name {twice[0]!r} appears twice among the features and parameters; names are unique")
+        files = Counter(member.file for member in self.members)
+        if max(files.values()) > 1:
+            raise ValueError(f"the file {files.most_common(1)[0][0]!r} appears twice among the members; list it once")
+        return self
+
+    @model_validator(mode="after")
+    def _check_mass(self) -> Self:
+        for feature in self.features:
+            if feature.name == self.mass.name and feature.unit != self.mass.unit:
+                raise ValueError(
+                    f"the mass {self.mass.name!r} is in {self.mass.unit} and, as a feature, in {feature.unit}; "
+                    "give it one unit"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        wrong = "mean_density" if self.is_ratio else "mean_ratio"
+        if self.combine == wrong:
+            raise ValueError(f"combine {self.combine!r} does not fit kind {self.kind!r}; use {_allowed(self.kind)}")
+        if self.combine == "none" and len(self.members) > 1:
+            raise ValueError(
+                f"{len(self.members)} members need a way to combine, and combine is 'none'; use {_allowed(self.kind)}"
+            )
+        if self.is_ratio and self.log_kappa is None:
+            raise ValueError(
+                "log_kappa is missing: a ratio needs its normalisation E_b[r] = 1; "
+                "for a ratio that is normalised by construction give value 0 and sigma 0"
+            )
+        if not self.is_ratio and self.log_kappa is not None:
+            raise ValueError(f"log_kappa belongs to a density_ratio, and this term is a {self.kind}; remove it")
+        return self
+
+
+def _allowed(kind: str) -> str:
+    return "'mean_ratio', or 'none' for one member" if kind == "density_ratio" else "'mean_density', or 'none' for one"
+
+
+def json_schema(kind: type[Record] = TermMetadata) -> Json:
+    """JSON Schema of a record, for editors and for other programs that write terms.
+
+    Parameters
+    ----------
+    kind : type, default TermMetadata
+        Any `Record`: `TermMetadata`, `gbistat.terms.model_spec.ModelSpec`.
+
+    Examples
+    --------
+    >>> json_schema()["properties"]["kind"]["enum"]
+    ['density', 'density_ratio', 'mass_density']
+    """
+    return kind.model_json_schema(by_alias=True)

@@ -1,0 +1,1 @@
+"""Analytic shapes of the mass, one a module."""

@@ -1,0 +1,292 @@
+"""What each command does, one short function a verb; the same functions serve scripts.
+
+``prepare`` gives the likelihood of a window and stops there; ``run_fit``, ``run_limits`` and ``run_compare`` go on to
+the numbers that a paper quotes.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from gbistat.config import resolve_options
+from gbistat.data.events import ENERGY_UNITS
+from gbistat.data.read import read_events
+from gbistat.data.window import MassWindow
+from gbistat.errors import GbistatError, MissingExtra
+from gbistat.fit.build import Analysis, build_analysis
+from gbistat.fit.minimize import fit
+from gbistat.fit.result import FitOptions
+from gbistat.fit.spectrum import mass_spectrum
+from gbistat.inference.discovery import discovery
+from gbistat.inference.limits import AsymptoticCLs
+from gbistat.inference.profile import profile_interval, profile_scan
+from gbistat.likelihood.reference import reference_from_data
+from gbistat.report.outcomes import Failure, FitOutcome, LimitsOutcome, Report
+from gbistat.terms.store import load_reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from gbistat.binned.results import BinnedResult
+    from gbistat.config import RunCard, RunOptions
+    from gbistat.data.events import Events
+    from gbistat.fit.result import FitResult
+    from gbistat.likelihood.reference import Reference
+
+__all__ = ["Steps", "prepare", "run_compare", "run_fit", "run_limits"]
+
+STANDARD_CL = 0.6827
+TENSION = 3.0
+"""Pull of a constrained parameter above which a warning is printed."""
+
+
+class Steps(Protocol):
+    """Told about each step of long work: a progress bar, or nothing."""
+
+    def __call__(self, description: str) -> AbstractContextManager[object]:
+        """Context of one step."""
+
+
+def _silent(description: str) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+def prepare(
+    *,
+    window: tuple[float, float] | None = None,
+    model: str | Path | None = None,
+    events: str | Path | None = None,
+    card: RunCard | None = None,
+    unit: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+) -> Analysis:
+    """Likelihood of one window: read events, fit the sidebands, evaluate the networks once.
+
+    Parameters
+    ----------
+    window : (low, high), optional
+        In GeV; the model's own by default.
+    model : str or path, optional
+        Name of a shipped model or folder of an exported one.
+    events : path, optional
+        File of events; with the shipped model the shipped events by default.
+    card : RunCard, optional
+        Where the rest is said (:func:`gbistat.config.read_card`).
+    unit : str, optional
+        Energy unit of the file.
+    mapping : mapping, optional
+        Names in gbistat to names in the file.
+
+    Returns
+    -------
+    Analysis
+        ``analysis.nll`` goes into ``iminuit.Minuit``, or into gbistat's own intervals and limits.
+
+    Raises
+    ------
+    GbistatError
+        Whatever is wrong with the model, the events or the window.
+    """
+    windows = () if window is None else (window,)
+    options = resolve_options(card, model=model, events=events, unit=unit, mapping=mapping, windows=windows)
+    return _analyse(options, _read(options), load_reference(options.model), options.windows[0])
+
+
+def run_fit(options: RunOptions, *, steps: Steps = _silent) -> Report:
+    """Fit every window and give profile intervals on the parameter of interest.
+
+    Raises
+    ------
+    GbistatError
+        If the events cannot be used, or the only window fails; of several windows, those that fail are listed.
+    """
+    return _over_windows("fit", options, steps, _fit_window)
+
+
+def run_limits(options: RunOptions, *, steps: Steps = _silent, binned: bool = True) -> Report:
+    """Intervals, CLs limit with expected band, significance and the binned cross-check for every window.
+
+    Parameters
+    ----------
+    options : RunOptions
+        Model, events, windows.
+    steps : callable, optional
+        Told about each step.
+    binned : bool, default True
+        Whether to run pyhf beside.
+
+    Returns
+    -------
+    Report
+        With a :class:`LimitsOutcome` a window.
+
+    Raises
+    ------
+    GbistatError
+        If the events cannot be used, or the only window fails; of several windows, those that fail are listed.
+    """
+    return _over_windows("limits", options, steps, lambda o, a, s: _limits_window(o, a, s, binned=binned))
+
+
+def run_compare(options: RunOptions, *, steps: Steps = _silent) -> Report:
+    """Unbinned result beside the binned ones, for every window.
+
+    Raises
+    ------
+    GbistatError
+        As :func:`run_limits`.
+    """
+    return replace(run_limits(options, steps=steps), verb="compare")
+
+
+def _read(options: RunOptions) -> Events:
+    spec, source = options.model.spec, options.source
+    return read_events(
+        source.path,
+        features=spec.features,
+        mass=spec.mass.name,
+        mapping=source.mapping,
+        unit=source.unit,
+        weights=source.weights,
+        tree=source.tree,
+        units=source.units,
+    ).to_unit(spec.mass.unit)
+
+
+def _analyse(options: RunOptions, events: Events, pool: Events | None, window: tuple[float, float]) -> Analysis:
+    spec = options.model.spec
+    scale = ENERGY_UNITS["GeV"] / ENERGY_UNITS[spec.mass.unit]
+    chosen = MassWindow(window[0] * scale, window[1] * scale, spec.mass.unit)
+    return build_analysis(spec, events, chosen, terms=options.model.terms, pool=pool)
+
+
+def _over_windows(
+    verb: str, options: RunOptions, steps: Steps, work: Callable[[RunOptions, Analysis, Steps], FitOutcome]
+) -> Report:
+    with steps(f"reading {options.source.path.name}"):
+        events = _read(options)
+        pool = load_reference(options.model)
+    outcomes: list[FitOutcome] = []
+    failures: list[Failure] = []
+    for low, high in options.windows:
+        try:
+            with steps(f"{low:g}-{high:g} GeV: sidebands and networks"):
+                analysis = _analyse(options, events, pool, (low, high))
+            outcomes.append(work(options, analysis, steps))
+        except MissingExtra:
+            raise
+        except GbistatError as error:
+            if len(options.windows) == 1:
+                raise
+            failures.append(Failure((low, high), str(error)))
+    return Report(
+        verb=verb,
+        model=options.model.name,
+        model_sha256=options.model.sha256,
+        source=str(options.source.path),
+        n_read=len(events),
+        cl=options.cl,
+        outcomes=tuple(outcomes),
+        failures=tuple(failures),
+    )
+
+
+def _fit_window(options: RunOptions, analysis: Analysis, steps: Steps) -> FitOutcome:
+    window = analysis.window
+    with steps(f"{window}: fit and intervals"):
+        best = fit(analysis.nll, options=FitOptions(minimizer="migrad")).raise_if_invalid()
+        poi = analysis.model.poi
+        levels = (STANDARD_CL, options.cl) if options.cl > STANDARD_CL else (options.cl,)
+        intervals = {poi: tuple(profile_interval(analysis.nll, poi, cl=cl, best=best) for cl in levels)}
+        for parameter in analysis.model.parameters:
+            if parameter.name in _free_shape_parameters(analysis):
+                intervals[parameter.name] = tuple(
+                    profile_interval(analysis.nll, parameter.name, cl=cl, best=best) for cl in levels
+                )
+    spectrum = None
+    if analysis.sidebands is not None:
+        density = analysis.signal_density(best.as_dict())
+        n_signal = float(analysis.nll.mixture.yields(best.values)[0])
+        spectrum = mass_spectrum(analysis.spectrum, analysis.sidebands, density, n_signal)
+    return FitOutcome(window, analysis, best, intervals, spectrum, _warnings(analysis, best))
+
+
+def _free_shape_parameters(analysis: Analysis) -> set[str]:
+    """Parameters of the signal's shape that no constraint holds: masses and widths that users ask about."""
+    constrained = {name for constraint in analysis.model.constraints for name in constraint.names}
+    signal = analysis.model.component(analysis.model.signal)
+    free = {parameter.name for parameter in analysis.model.parameters if not parameter.fixed}
+    return {name for factor in signal.factors for name in factor.parameters if name in free} - constrained
+
+
+def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, binned: bool) -> LimitsOutcome:
+    base = _fit_window(options, analysis, steps)
+    window, nll, best, poi = base.window, analysis.nll, base.fit, base.poi
+    warnings = list(base.warnings)
+    reference: Reference | None = analysis.reference
+    if reference is None:
+        reference = reference_from_data(nll, best.values)
+        warnings.append("expected limits come from reweighted data, not from independent reference events")
+    with steps(f"{window}: CLs limit"):
+        cls = AsymptoticCLs(nll, (reference,), best=best)
+        limit = cls.limit(cl=options.cl)
+        top = 1.25 * max(limit.observed, limit.expected[-1])
+        cls_scan = cls.scan(np.linspace(top / 60, top, 60))
+        found = discovery(nll, best=best, references=(reference,), expected_at=limit.expected[2])
+        wide = base.intervals[poi][-1]
+        low = best.value(poi) - 4 * best.error(poi) if wide.low is None else wide.low - best.error(poi)
+        high = best.value(poi) + 4 * best.error(poi) if wide.high is None else wide.high + best.error(poi)
+        scan = profile_scan(nll, poi, _scan_grid(analysis, low, high, best.value(poi)), best=best)
+    warnings += limit.notes
+    twins: list[BinnedResult] = []
+    if binned:
+        with steps(f"{window}: binned cross-check with pyhf"):
+            twins = _binned(analysis, reference, options.cl, warnings)
+    return LimitsOutcome(
+        window=window,
+        analysis=analysis,
+        fit=best,
+        intervals=base.intervals,
+        spectrum=base.spectrum,
+        warnings=tuple(warnings),
+        limit=limit,
+        scan=scan,
+        cls_scan=cls_scan,
+        discovery=found,
+        binned=tuple(twins),
+    )
+
+
+def _scan_grid(analysis: Analysis, low: float, high: float, best: float) -> list[float]:
+    """Points of the profile plot: only those where the likelihood has support."""
+    parameter = analysis.model.parameter(analysis.model.poi)
+    grid = np.unique(np.r_[np.linspace(max(low, parameter.low), min(high, parameter.high), 60), best])
+    return [float(x) for x in grid]
+
+
+def _binned(analysis: Analysis, reference: Reference, cl: float, warnings: list[str]) -> list[BinnedResult]:
+    from gbistat.binned.twin import binned_results
+
+    results, notes = binned_results(analysis.model, analysis.nll, analysis.events, reference, cl=cl)
+    warnings += notes
+    return results
+
+
+def _warnings(analysis: Analysis, best: FitResult) -> tuple[str, ...]:
+    warnings = [*analysis.warnings, *analysis.events.notes]
+    for constraint in analysis.model.constraints:
+        index = [best.names.index(name) for name in constraint.names]
+        tension = float(np.sqrt(2.0 * constraint.value(best.values[index])))
+        if tension > TENSION:
+            warnings.append(
+                f"the data pull {', '.join(constraint.names)} {tension:.1f} sigma away from the auxiliary measurement"
+            )
+    if best.at_bound:
+        warnings.append(f"{', '.join(best.at_bound)} ended at a wall of the allowed range")
+    return tuple(dict.fromkeys(warnings))
