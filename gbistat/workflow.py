@@ -23,7 +23,7 @@ from gbistat.fit.result import FitOptions
 from gbistat.fit.spectrum import mass_spectrum
 from gbistat.inference.discovery import discovery
 from gbistat.inference.limits import AsymptoticCLs
-from gbistat.inference.profile import profile_interval, profile_scan
+from gbistat.inference.profile import Profile, profile_interval, profile_scan
 from gbistat.likelihood.reference import reference_from_data
 from gbistat.report.outcomes import Failure, FitOutcome, LimitsOutcome, Report
 from gbistat.terms.store import load_reference
@@ -203,12 +203,10 @@ def _fit_window(options: RunOptions, analysis: Analysis, steps: Steps) -> FitOut
         best = fit(analysis.nll, options=FitOptions(minimizer="migrad")).raise_if_invalid()
         poi = analysis.model.poi
         levels = (STANDARD_CL, options.cl) if options.cl > STANDARD_CL else (options.cl,)
-        intervals = {poi: tuple(profile_interval(analysis.nll, poi, cl=cl, best=best) for cl in levels)}
-        for parameter in analysis.model.parameters:
-            if parameter.name in _free_shape_parameters(analysis):
-                intervals[parameter.name] = tuple(
-                    profile_interval(analysis.nll, parameter.name, cl=cl, best=best) for cl in levels
-                )
+        intervals = {}
+        for name in (poi, *_free_shape_parameters(analysis)):
+            profile = Profile(analysis.nll, name, best)
+            intervals[name] = tuple(profile_interval(analysis.nll, name, cl=cl, profile=profile) for cl in levels)
     spectrum = None
     if analysis.sidebands is not None:
         density = analysis.signal_density(best.as_dict())
@@ -217,12 +215,12 @@ def _fit_window(options: RunOptions, analysis: Analysis, steps: Steps) -> FitOut
     return FitOutcome(window, analysis, best, intervals, spectrum, _warnings(analysis, best))
 
 
-def _free_shape_parameters(analysis: Analysis) -> set[str]:
+def _free_shape_parameters(analysis: Analysis) -> list[str]:
     """Parameters of the signal's shape that no constraint holds: masses and widths that users ask about."""
     constrained = {name for constraint in analysis.model.constraints for name in constraint.names}
     signal = analysis.model.component(analysis.model.signal)
-    free = {parameter.name for parameter in analysis.model.parameters if not parameter.fixed}
-    return {name for factor in signal.factors for name in factor.parameters if name in free} - constrained
+    used = {name for factor in signal.factors for name in factor.parameters} - constrained
+    return [parameter.name for parameter in analysis.model.parameters if parameter.name in used and not parameter.fixed]
 
 
 def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, binned: bool) -> LimitsOutcome:

@@ -62,9 +62,7 @@ gbistat limits --events FILE --model DIR --window LOW HIGH --json -
 """
 
 
-@click.group(
-    cls=_Lazy, help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.group(cls=_Lazy, help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="gbistat")
 def cli() -> None:
     """Group of all verbs."""

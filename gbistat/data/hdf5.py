@@ -23,7 +23,7 @@ __all__ = ["HDF5Table", "open_hdf5"]
 SLAB_BYTES: Final = 32 * 2**20
 """Most bytes of a two-dimensional data set in memory at a time: raw files have thousands of columns."""
 
-_DAMAGE = (OSError, RuntimeError, KeyError)  # what h5py raises on a damaged file
+_DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError)  # what h5py raises on a damaged file
 
 
 @dataclass(frozen=True)

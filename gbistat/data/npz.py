@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tokenize
 import zipfile
 import zlib
 from contextlib import ExitStack, contextmanager
@@ -22,16 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NpzTable", "open_npz"]
 
-_DAMAGE = (
-    OSError,
-    ValueError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-)
+_FOREIGN = (zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError)
+_DAMAGE = (*_FOREIGN, OSError, ValueError, EOFError, NotImplementedError, RuntimeError, SyntaxError)
 
 
 @dataclass(frozen=True)

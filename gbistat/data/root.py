@@ -138,9 +138,9 @@ def _damage(uproot: Any) -> tuple[type[Exception], ...]:
     """What uproot and its decompressors raise on damaged bytes."""
     cramjam = importlib.import_module("cramjam")
     own = (uproot.deserialization.DeserializationError, cramjam.DecompressionError, zlib.error, lzma.LZMAError)
-    # RuntimeError: among others a recursion without end, when the description of a class has lost its name.
-    plain = (OSError, ValueError, TypeError, LookupError, EOFError, AssertionError, RuntimeError, struct.error)
-    return (*own, *plain)
+    plain = (OSError, ValueError, TypeError, LookupError, AttributeError, EOFError, AssertionError, struct.error)
+    # A damaged class name sends uproot into a recursion without end (RuntimeError), a damaged length asks for terabytes.
+    return (*own, *plain, RuntimeError, MemoryError)
 
 
 def _table(path: Path, file: Any, tree: str | None, damage: tuple[type[Exception], ...]) -> RootTable:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from iminuit import Minuit
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg.lapack import dposv
 
 from gbistat.errors import FitFailed
 from gbistat.fit.result import FitOptions, FitResult
@@ -193,19 +193,18 @@ class _Newton:
     def _step(self, state: Evaluation, active: BoolArray) -> tuple[FloatArray, float, bool]:
         """Newton step over the active parameters, the edm it predicts, and whether the Hessian there bends up."""
         gradient = state.gradient[active]
-        hessian = state.hessian[np.ix_(active, active)]
+        hessian = state.hessian[active][:, active]
         diagonal = np.abs(np.diag(hessian))
         scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-        scaled = hessian * np.outer(scale, scale)
+        scaled = hessian * (scale[:, None] * scale)
+        right = scale * gradient
         shift = 0.0
-        while True:
-            try:
-                factor = cho_factor(scaled + shift * np.eye(scale.size), check_finite=False)
-                break
-            except LinAlgError:
-                lowest = float(np.linalg.eigvalsh(scaled)[0])
-                shift = max(2.0 * shift, 1e-3, -1.1 * lowest)
-        direction = -scale * cho_solve(factor, scale * gradient, check_finite=False)
+        _, solution, failed = dposv(scaled, right, lower=1)
+        while failed:
+            lowest = float(np.linalg.eigvalsh(scaled)[0])
+            shift = max(2.0 * shift, 1e-3, -1.1 * lowest)
+            _, solution, failed = dposv(scaled + shift * np.eye(scale.size), right, lower=1)
+        direction = -scale * solution
         step = np.zeros_like(state.gradient)
         step[active] = direction
         return step, -0.5 * float(gradient @ direction), shift == 0.0
@@ -241,7 +240,7 @@ class _Newton:
 
 def _usable(state: Evaluation, free: BoolArray) -> bool:
     """Whether the derivatives are finite (a ratio above 1e154 overflows when squared)."""
-    return bool(np.isfinite(state.gradient[free]).all() and np.isfinite(state.hessian[np.ix_(free, free)]).all())
+    return bool(np.isfinite(state.gradient[free]).all() and np.isfinite(state.hessian[free][:, free]).all())
 
 
 def _idle(state: Evaluation, free: BoolArray) -> BoolArray:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import chi2 as chi2_distribution
+from scipy.special import chdtrc
 
 from gbistat.errors import EventsError, FitFailed
 from gbistat.fit.minimize import fit
@@ -280,4 +280,4 @@ def _goodness(
         chi2 += float((((counts - expected) ** 2) / expected).sum())
         bins += expected.size
     ndof = max(bins - result.values.size, 1)
-    return GoodnessOfFit(chi2, ndof, float(chi2_distribution.sf(chi2, ndof)))
+    return GoodnessOfFit(chi2, ndof, float(chdtrc(ndof, chi2)))

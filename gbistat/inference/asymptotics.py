@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 
-from scipy.special import log_ndtr, ndtri
-from scipy.stats import norm
+from scipy.special import log_ndtr, ndtr, ndtri
 
 from gbistat.errors import OptionError
 
@@ -32,12 +31,12 @@ def p_from_q0(q0: float) -> float:
     >>> round(p_from_q0(25.0) * 1e7, 4)
     2.8665
     """
-    return float(norm.sf(math.sqrt(max(q0, 0.0))))
+    return float(ndtr(-math.sqrt(max(q0, 0.0))))
 
 
 def p_from_tmu(tmu: float) -> float:
     """Two-sided p-value of a value of the parameter: ``2 (1 - Phi(sqrt(tmu)))``, Eq. (35) with mu' = mu."""
-    return float(2.0 * norm.sf(math.sqrt(max(tmu, 0.0))))
+    return float(2.0 * ndtr(-math.sqrt(max(tmu, 0.0))))
 
 
 def z_from_p(p: float) -> float:
@@ -87,23 +86,27 @@ def cls_observed(q: float, q_asimov: float, *, tilde: bool = True) -> tuple[floa
     return _tails(root_q - root, root)
 
 
-def cls_expected(q_asimov: float, *, tilde: bool = True) -> tuple[float, float, float, float, float]:
+def cls_expected(q_asimov: float) -> tuple[float, float, float, float, float]:
     """Expected CLs under background only at -2, -1, 0, +1, +2 sigma.
 
     Parameters
     ----------
     q_asimov : float
         qmu_tilde (or qmu) of the background-only Asimov set.
-    tilde : bool, default True
-        Whether the statistic is qmu_tilde. Neither can go below 0, so ``t`` is never below ``-sqrt(q_A)``.
 
     Returns
     -------
     tuple of 5 float
         In pyhf's order: the first is that of a downward fluctuation of the background, the strongest.
+
+    Notes
+    -----
+    Far below the limit, where ``sqrt(q_A) < N``, an upward fluctuation by N sigma puts the estimate above the tested value
+    and the statistic at 0. The formula is continued there as pyhf does by default (its ``calc_base_dist="normal"``); limits do
+    not depend on it, since ``sqrt(q_A) > N`` at each of them.
     """
     root = math.sqrt(max(q_asimov, 0.0))
-    values = [_tails(max(-n, -root), root)[2] for n in SIGMAS]
+    values = [_tails(-n, root)[2] for n in SIGMAS]
     return (values[0], values[1], values[2], values[3], values[4])
 
 
@@ -124,4 +127,4 @@ def expected_limit_threshold(cl: float, n_sigma: float) -> float:
     """
     if not 0.0 < cl < 1.0:
         raise OptionError(f"confidence level {cl:g} must lie between 0 and 1, for example 0.95")
-    return float(-ndtri((1.0 - cl) * norm.cdf(n_sigma))) + n_sigma
+    return float(-ndtri((1.0 - cl) * ndtr(n_sigma))) + n_sigma

@@ -12,6 +12,7 @@ from scipy.optimize import brentq
 from gbistat.errors import ScanRangeError
 from gbistat.fit.minimize import fit
 from gbistat.inference.asymptotics import SIGMAS, cls_expected, cls_observed, expected_limit_threshold
+from gbistat.inference.profile import settled
 from gbistat.inference.qstats import TestStatistics
 from gbistat.inference.results import CLsPoint, CLsScan, LimitResult
 from gbistat.likelihood.reference import asimov_nll
@@ -104,10 +105,13 @@ class AsymptoticCLs:
                 return math.sqrt(self.asimov.qmu_tilde(value)) - target
 
             expected.append(self._solve(excess, t * scale, f"expected limit at {n:+g} sigma"))
-        observed = self._solve(
-            lambda x: math.log(alpha) - math.log(max(self.point(x).observed, 1e-300)),
-            max(self.data.estimate, 0.0) + 1.64 * scale,
-            "observed limit",
+
+        def excess_observed(value: float) -> float:
+            return math.log(alpha) - math.log(max(self.point(value).observed, 1e-300))
+
+        observed = settled(
+            self.data.profile,
+            lambda: self._solve(excess_observed, max(self.data.estimate, 0.0) + 1.64 * scale, "observed limit"),
         )
         notes = []
         if expected[2] < 3.0 * self._event_size():

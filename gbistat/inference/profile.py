@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 from gbistat.errors import FitFailed, OptionError
 from gbistat.fit.minimize import fit
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gbistat.likelihood.nll import NLL
     from gbistat.typing import FloatArray
 
-__all__ = ["Profile", "profile_interval", "profile_scan", "threshold"]
+__all__ = ["Profile", "profile_interval", "profile_scan", "settled", "threshold"]
 
 T = TypeVar("T")
 MAX_RESTARTS = 5
@@ -52,7 +52,7 @@ def threshold(cl: float, *, dof: int = 1) -> float:
     """
     if not 0.0 < cl < 1.0:
         raise OptionError(f"confidence level {cl:g} must lie between 0 and 1, for example 0.95")
-    return float(chi2.ppf(cl, dof))
+    return float(2.0 * gammaincinv(0.5 * dof, cl))
 
 
 class Profile:
@@ -177,7 +177,7 @@ class Profile:
         return float(brentq(lambda x: self.q(x) - level, inside, outside, xtol=tolerance, rtol=1e-12))
 
 
-def _settled(profile: Profile, work: Callable[[], T]) -> T:
+def settled(profile: Profile, work: Callable[[], T]) -> T:
     """Do the work again until no lower minimum turns up in it."""
     while True:
         before = profile.restarts
@@ -216,7 +216,7 @@ def profile_scan(
     """
     grid = np.asarray(values, dtype=np.float64)
     profile = Profile(nll, poi, best)
-    q = _settled(profile, lambda: [profile.q(profile.parameter.check(float(value))) for value in grid])
+    q = settled(profile, lambda: [profile.q(profile.parameter.check(float(value))) for value in grid])
     return ScanResult(poi, grid, np.array(q), profile.best)
 
 
@@ -226,6 +226,7 @@ def profile_interval(
     *,
     cl: float = 0.95,
     best: FitResult | None = None,
+    profile: Profile | None = None,
     search: tuple[float, float] | None = None,
     n_search: int = 60,
 ) -> IntervalResult:
@@ -241,6 +242,8 @@ def profile_interval(
         Confidence level.
     best : FitResult, optional
         The free fit, if it is at hand.
+    profile : Profile, optional
+        Profile of the same likelihood and parameter, whose fits are used again: for a second level.
     search : (low, high), optional
         Where to look for further segments. By default the parameter's range if that is finite and the nll is not
         convex in the parameter; a yield has one segment.
@@ -268,7 +271,7 @@ def profile_interval(
     """
     level = threshold(cl)
 
-    profile = Profile(nll, poi, best)
+    profile = profile or Profile(nll, poi, best)
     area = search
     if area is None and poi not in nll.convex:
         area = (profile.parameter.low, profile.parameter.high)
@@ -279,7 +282,7 @@ def profile_interval(
             return [core]
         return _segments(profile, level, core, np.linspace(area[0], area[1], n_search))
 
-    segments = _settled(profile, work)
+    segments = settled(profile, work)
     notes = []
     for end, side, wall in (
         (segments[0][0], "lower", profile.parameter.low),
@@ -298,18 +301,22 @@ def _segments(profile: Profile, level: float, core: Segment, grid: FloatArray) -
         end = core[0] if side < 0 else core[1]
         if end is None:
             continue
-        points = [x for x in grid[::side] if (x - end) * side > 0]
-        inside_start: float | None = None
-        previous = end
+        points = [float(x) for x in grid[::side] if (x - end) * side > 0]
+        if not points:
+            continue
+        # Just outside of the core: the gap to the next segment may be narrower than the grid.
+        previous = end + side * min(1e-4 * profile.scale(), 0.5 * abs(points[0] - end))
+        begin: float | None = None
         for point in points:
-            q = profile.q(float(point))
-            if q <= level and inside_start is None:
-                inside_start = profile.root(level, float(point), previous) if previous != end else end
-            elif q > level and inside_start is not None:
-                other = profile.root(level, previous, float(point))
-                found.append((min(inside_start, other), max(inside_start, other)))
-                inside_start = None
-            previous = float(point)
-        if inside_start is not None:
-            found.append((None, inside_start) if side < 0 else (inside_start, None))
+            q = profile.q(point)
+            if q <= level and begin is None:
+                begin = profile.root(level, point, previous)
+            elif q > level and begin is not None:
+                other = profile.root(level, previous, point)
+                found.append((min(begin, other), max(begin, other)))
+                begin = None
+            previous = point
+        if begin is not None:
+            other_end = profile.crossing(level, side, inner=previous)
+            found.append((other_end, begin) if side < 0 else (begin, other_end))
     return sorted(found, key=lambda s: -math.inf if s[0] is None else s[0])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gbistat.inference.profile import Profile
+from gbistat.inference.profile import Profile, settled
 
 if TYPE_CHECKING:
     from gbistat.fit.result import FitResult
@@ -45,10 +45,13 @@ class TestStatistics:
 
     def qmu(self, value: float) -> float:
         """Eq. (14): 0 where the estimate exceeds the tested value."""
-        return 0.0 if self.estimate > value else self.profile.q(value)
+        return settled(self.profile, lambda: 0.0 if self.estimate > value else self.profile.q(value))
 
     def qmu_tilde(self, value: float) -> float:
         """Eq. (16): as qmu, but compared with the fit at 0 where the estimate is negative."""
+        return settled(self.profile, lambda: self._qmu_tilde(value))
+
+    def _qmu_tilde(self, value: float) -> float:
         if self.estimate > value:
             return 0.0
         if self.estimate >= 0.0:
@@ -58,7 +61,7 @@ class TestStatistics:
 
     def q0(self) -> float:
         """Eq. (12): for discovery; 0 where the estimate is negative."""
-        return 0.0 if self.estimate < 0.0 else self.profile.q(0.0)
+        return settled(self.profile, lambda: 0.0 if self.estimate < 0.0 else self.profile.q(0.0))
 
 
 def tmu(nll: NLL, value: float, *, poi: str | None = None, best: FitResult | None = None) -> float:

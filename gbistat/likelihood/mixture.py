@@ -282,7 +282,7 @@ class Mixture:
         shape: dict[int, tuple[IntArray, FloatArray, FloatArray]] = {}
         for j in self._moving:
             log, index, gradient, hessian = self.components[j].derivatives(theta)
-            density[j] = np.exp(log - self.shift)
+            density[j] = self._exp(log, hessian)
             shape[j] = (index, gradient, hessian)
         intensity = yields @ density
         if self.size and not intensity.min() > 0:
@@ -335,7 +335,16 @@ class Mixture:
             return self._density
         density = self._density.copy()
         for j in self._moving:
-            density[j] = np.exp(self.components[j].log_density(theta) - self.shift)
+            log = self.components[j].log_density(theta)
+            vanishes = log.size > 0 and log.max() == -np.inf
+            density[j] = self._exp(log, self.components[j].derivatives(theta)[3] if vanishes else None)
+        return density
+
+    def _exp(self, log: FloatArray, hessian: FloatArray | None) -> FloatArray:
+        """Shifted density; NaN where the parameters give no density at all, which is not the same as one of 0."""
+        if log.size and log.max() == -np.inf and hessian is not None and np.isnan(hessian).any():
+            return np.full(log.size, np.nan)
+        density: FloatArray = np.exp(log - self.shift)
         return density
 
     def _forbidden(self) -> Evaluation:

@@ -54,7 +54,7 @@ class NLL:
     errordef = 0.5
     verbose = 0
     has_grad = True
-    # iminuit 2.3x cannot go on from a Hessian that is not positive definite, which one at mu = 0 is with a free mass.
+    # iminuit would take the Hessian at the start for a covariance, and it is none at mu = 0 with a free mass.
     has_hessian = False
 
     def __init__(
@@ -149,7 +149,7 @@ class NLL:
                 result = Evaluation(term.value(part), term.gradient(part), term.hessian(part))
             value += result.value
             gradient[index] += result.gradient
-            hessian[np.ix_(index, index)] += result.hessian
+            hessian[index[:, None], index] += result.hessian
         return Evaluation(value, gradient, hessian)
 
     def hessian(self, *args: float) -> FloatArray:

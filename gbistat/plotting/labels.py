@@ -14,13 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["format_numbers", "interval_text", "limit_text", "mass_label", "parameter_label", "percent"]
 
 PARAMETERS = {"mu": r"signal strength $\mu$", "n_sig": "signal events", "n_bkg": "background events"}
-MASSES = {
-    "mass": "mass",
-    "m_jj": "$m_{jj}$",
-    "m_ll": r"$m_{\ell\ell}$",
-    "m_mumu": r"$m_{\mu\mu}$",
-    "m_gammagamma": r"$m_{\gamma\gamma}$",
-}
+SUBSCRIPTS = {"ll": r"\ell\ell", "mumu": r"\mu\mu", "tautau": r"\tau\tau", "gammagamma": r"\gamma\gamma"}
 SIGNIFICANT = 3
 
 
@@ -51,19 +45,19 @@ def mass_label(name: str, unit: str) -> str:
     Examples
     --------
     >>> mass_label("m_jj", "GeV")
-    '$m_{jj}$ [GeV]'
-    >>> mass_label("m_X", "TeV")
-    '$m_{\\mathrm{X}}$ [TeV]'
+    '$\\mathit{m}_\\mathit{jj}$ [GeV]'
+    >>> mass_label("mass", "TeV")
+    'mass [TeV]'
     """
     return f"{mass_symbol(name)} [{unit}]"
 
 
 def mass_symbol(name: str) -> str:
     """Symbol of a mass, without its unit."""
-    if name in MASSES:
-        return MASSES[name]
-    subscript = re.fullmatch(r"m_([A-Za-z0-9]+)", name)
-    return rf"$m_{{\mathrm{{{subscript[1]}}}}}$" if subscript else _literal(name)
+    match = re.fullmatch(r"m_([A-Za-z0-9]+)", name)
+    if match is None:
+        return _literal(name)
+    return rf"$\mathit{{m}}_\mathit{{{SUBSCRIPTS.get(match[1], match[1])}}}$"
 
 
 def percent(level: float) -> str:

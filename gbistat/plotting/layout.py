@@ -63,7 +63,9 @@ def place_legend(
     up = _fractions((bottom, top), y, log=log)
     needed = {}
     for side in sides:
-        low, high = {"left": (0.0, width), "center": (0.5 - width / 2, 0.5 + width / 2), "right": (1.0 - width, 1.0)}[side]
+        low, high = {"left": (0.0, width), "center": (0.5 - width / 2, 0.5 + width / 2), "right": (1.0 - width, 1.0)}[
+            side
+        ]
         under = up[(across >= low) & (across <= high) & np.isfinite(up)]
         needed[side] = max(1.0, float(under.max(initial=0.0)) / (1.0 - height))
     side = min(needed, key=needed.__getitem__)
@@ -94,7 +96,7 @@ def scaled_label(ax: Axes, axis: Literal["x", "y"], label: str) -> None:
         scale = 10.0**exponent
         one.set_major_formatter(FuncFormatter(lambda value, _position: f"${value / scale:.6g}$"))
         label = rf"{label} / $10^{{{exponent}}}$"
-    one.set_label_text(label)
+    ax.set(**{f"{axis}label": label})
     fit_label(ax, one.label, axis)
 
 

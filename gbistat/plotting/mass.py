@@ -86,11 +86,11 @@ def garwood_errors(counts: FloatArray) -> FloatArray:
 
 
 def nominal_width(edges: FloatArray) -> float:
-    """Width that contents are scaled to: the median of the bins, to three digits unless all bins are equal."""
+    """Width that contents are scaled to: the median of the bins, to two digits unless all bins are equal."""
     widths = np.diff(edges)
     median = float(np.median(widths))
     equal = np.allclose(widths, median, rtol=1e-6)
-    return float(f"{median:.6g}" if equal else f"{median:.3g}")
+    return float(f"{median:.6g}" if equal else f"{median:.2g}")
 
 
 def _shade(ax: Axes, spectrum: MassSpectrum) -> object:
@@ -217,7 +217,10 @@ def _legend(spectrum: MassSpectrum, artists: Artists, ax: Axes) -> object:
     fit = "sideband fit"
     if spectrum.goodness is not None:
         goodness = spectrum.goodness
-        fit += "\n" + rf"$\chi^2$/ndof = {goodness.chi2:.1f}/{goodness.ndof}, $p$ = {_p_value(goodness.p_value)}"
+        fit += (
+            "\n"
+            + rf"$\chi^2$/ndof = {goodness.chi2:.1f}/{goodness.ndof}, $\mathit{{p}}$ = {_p_value(goodness.p_value)}"
+        )
     entries = [(artists["data"], "data"), ((artists["band"], artists["background"]), fit)]
     if artists["total"] is not None:
         entries.append((artists["total"], "sideband fit + fitted signal"))

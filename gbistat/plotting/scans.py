@@ -57,12 +57,16 @@ def draw_profile(
     (curve,) = ax.plot(x, q, color="black", zorder=4)
     _set_range(x, q, ordered, ax)
     artists: Artists = {"curve": curve, "thresholds": [], "threshold_labels": [], "segments": [], "ends": []}
-    artists["best"] = ax.axvline(best, color=GUIDE, linestyle="--", linewidth=1.2, zorder=2)
+    height = 0.6 * ax.get_ylim()[1]
+    (artists["best"],) = ax.plot([best, best], [0.0, height], color=GUIDE, linestyle="--", linewidth=1.2, zorder=2)
     for index, interval in enumerate(ordered):
         _draw_interval(interval, INTERVALS[index % len(INTERVALS)], ax, artists)
     scaled_label(ax, "x", parameter_label(scan.poi, label))
-    ax.set_ylabel(r"$q = -2\,\Delta\,\ln L$")
-    numbers = [best, *(end for interval in ordered for segment in interval.segments for end in segment if end is not None)]
+    ax.set_ylabel(r"$-2\,\Delta\,\ln\,\mathit{L}$")
+    numbers = [
+        best,
+        *(end for interval in ordered for segment in interval.segments for end in segment if end is not None),
+    ]
     handles = [artists["best"], *(lines[0] for lines in artists["segments"])]
     texts = [f"best fit {format_numbers(numbers)[0]}"]
     texts += [f"{percent(interval.cl)}: {interval_text(interval, numbers)}" for interval in ordered]
@@ -110,7 +114,13 @@ def _draw_interval(interval: IntervalResult, color: str, ax: Axes, artists: Arti
     level = interval.threshold
     artists["thresholds"].append(ax.axhline(level, color=color, linestyle=":", linewidth=1.2, zorder=1))
     text = ax.text(
-        1.01, level, percent(interval.cl), color=color, transform=ax.get_yaxis_transform(), va="center", fontsize="small"
+        1.01,
+        level,
+        percent(interval.cl),
+        color=color,
+        transform=ax.get_yaxis_transform(),
+        va="center",
+        fontsize="small",
     )
     artists["threshold_labels"].append(text)
     bars, ends = [], []
@@ -129,7 +139,11 @@ def _draw_segment(segment: Segment, level: float, color: str, ax: Axes) -> list[
     low, high = segment
     artists: list[object] = []
     artists += ax.plot(
-        [left if low is None else low, right if high is None else high], [level, level], color=color, linewidth=2.4, zorder=3
+        [left if low is None else low, right if high is None else high],
+        [level, level],
+        color=color,
+        linewidth=2.4,
+        zorder=3,
     )
     for end, at, marker in ((low, left, 0.0), (high, right, 1.0)):
         if end is None:

@@ -14,13 +14,25 @@ from gbistat import extras
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["BACKGROUND", "GUIDE", "INTERVALS", "ONE_SIGMA", "SIGNAL", "TWO_SIGMA", "WINDOW", "Artists", "styled"]
+__all__ = [
+    "ALPHA",
+    "BACKGROUND",
+    "GUIDE",
+    "INTERVALS",
+    "ONE_SIGMA",
+    "SIGNAL",
+    "TWO_SIGMA",
+    "WINDOW",
+    "Artists",
+    "styled",
+]
 
 Artists: TypeAlias = dict[str, Any]
 """What a plot function drew, by name: matplotlib artists, containers of them, or lists of them."""
 
 BACKGROUND = "#3f6fd8"
 SIGNAL = "#e42536"
+ALPHA = "#e42536"
 WINDOW = "#9c9ca1"
 GUIDE = "#55555a"
 ONE_SIGMA = "#607641"
@@ -42,7 +54,6 @@ OVERRIDES: dict[str, Any] = {
     "legend.handlelength": 1.6,
     "lines.linewidth": 1.6,
     "lines.markersize": 5.0,
-    "mathtext.default": "it",
     "savefig.bbox": None,
     "savefig.facecolor": "white",
     "xtick.labelsize": "small",

@@ -1,0 +1,254 @@
+"""Values of an observable for events and for reference points, and bins that suit it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gbistat.binned.binning import LOG_RATIO, Binning, automatic_edges, check_method
+from gbistat.errors import ModelError, OptionError, nearest
+from gbistat.likelihood.mixture import Mixture
+from gbistat.likelihood.parameters import start_vector
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gbistat.data.events import Events
+    from gbistat.likelihood.model import Model
+    from gbistat.likelihood.reference import Reference
+    from gbistat.typing import FloatArray
+
+__all__ = ["event_values", "feature_binning", "log_ratio", "log_ratio_binning", "reference_values"]
+
+MIN_POOL_POINTS = 10
+"""Pool events a bin has at least: 30 % statistical error of a template at worst."""
+
+
+def log_ratio(model: Model, mixture: Mixture, held: Mapping[str, float] | None = None) -> FloatArray:
+    """``ln p_s - ln p_b`` of points at nominal parameters, shape (n,).
+
+    Parameters
+    ----------
+    model : Model
+        One signal and one background.
+    mixture : Mixture
+        Its components at the points.
+    held : mapping of str to float, optional
+        Parameters whose nominal value is not their start value.
+
+    Raises
+    ------
+    ModelError
+        If the model does not have exactly two components, or the mixture is of another model.
+    """
+    signal, background = _pair(model)
+    if mixture.names != model.names or len(mixture.components) != 2:
+        raise ModelError("the mixture that was given is not of this model")
+    theta = start_vector(model.parameters, held)
+    logs = mixture.components[signal].log_density(theta) - mixture.components[background].log_density(theta)
+    bad = np.isnan(logs)
+    if bad.any():
+        raise ModelError(f"the log ratio is not a number at {int(bad.sum())} of {bad.size} points")
+    return logs
+
+
+def event_values(
+    model: Model,
+    events: Events,
+    observable: str,
+    *,
+    mixture: Mixture | None = None,
+    held: Mapping[str, float] | None = None,
+) -> FloatArray:
+    """Observable of each event, shape (n,).
+
+    Parameters
+    ----------
+    model : Model
+        Its components make the log ratio.
+    events : Events
+        The events, inside the model's window.
+    observable : str
+        Name of the mass, of a feature, or ``"log_ratio"``.
+    mixture : Mixture, optional
+        The model's components at these events, if at hand: saves the evaluation of a network.
+    held : mapping of str to float, optional
+        See :func:`log_ratio`.
+
+    Raises
+    ------
+    OptionError
+        If there is no such observable; the message offers the nearest names.
+    ModelError
+        If the log ratio is not defined.
+    """
+    check_observable(observable, events)
+    if observable != LOG_RATIO:
+        return events.feature(observable)
+    if mixture is not None and mixture.size != len(events):
+        raise ModelError(f"the mixture that was given has {mixture.size} points for {len(events)} events")
+    return log_ratio(model, mixture or Mixture.of(model, events, start_vector(model.parameters)), held)
+
+
+def reference_values(
+    model: Model, reference: Reference, observable: str, held: Mapping[str, float] | None = None
+) -> FloatArray:
+    """Observable of each reference point, shape (n,).
+
+    The signal density of a reference is normalised on its points; the log ratio is that of the events, without
+    this normalisation.
+
+    Raises
+    ------
+    OptionError
+        If the reference events have no such feature.
+    ModelError
+        If the reference has no events, or the log ratio is not defined.
+    """
+    if observable == LOG_RATIO:
+        return log_ratio(model, reference.mixture, held) + np.log(reference.normalisation)
+    if reference.events is None:
+        raise ModelError(f"templates in {observable} need reference events, and this reference has none; give a pool")
+    check_observable(observable, reference.events)
+    return reference.events.feature(observable)
+
+
+def check_observable(observable: str, events: Events) -> None:
+    """Make sure that events have an observable.
+
+    Raises
+    ------
+    OptionError
+        If not.
+    """
+    known = (events.mass_name, *events.names, LOG_RATIO)
+    if observable not in known:
+        raise OptionError(f"there is no observable {observable!r} to bin in; {nearest(observable, known)}")
+
+
+def check_reference(reference: Reference | None, observable: str) -> Reference:
+    """Make sure that a reference can make templates.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or it consists of the data.
+    """
+    if reference is None:
+        raise ModelError(
+            f"templates in {observable} need a reference measure; give a pool of background events (reference_from_pool) "
+            "or, for densities of the mass alone, reference_from_quadrature"
+        )
+    if reference.kind == "data":
+        raise ModelError(
+            f"templates in {observable} cannot be made of the data that they are to be compared with; "
+            "give a pool of background events (reference_from_pool)"
+        )
+    return reference
+
+
+def log_ratio_binning(
+    model: Model,
+    reference: Reference | None,
+    *,
+    n_bins: int = 30,
+    min_background: float = 5.0,
+    method: str = "information",
+    held: Mapping[str, float] | None = None,
+) -> Binning:
+    """Bins of the log ratio, the first and the last of them open.
+
+    Parameters
+    ----------
+    model : Model
+        One signal and one background.
+    reference : Reference
+        Quadrature or a pool.
+    n_bins : int, default 30
+        Number of bins to begin with; fewer remain where the minimum merges some.
+    min_background : float, default 5
+        Expected background events of a bin. The asymptotic formulae and the template need them, and the merged top bins cost
+        sensitivity, which an unbinned likelihood does not lose.
+    method : {"information", "quantile"}
+        Least loss of information on the signal yield (see :func:`gbistat.binned.binning.automatic_edges`), or equal
+        numbers of background events.
+    held : mapping of str to float, optional
+        See :func:`log_ratio`.
+
+    Raises
+    ------
+    OptionError
+        If an option is out of its range.
+    ModelError
+        If there is no reference, or the log ratio is the same everywhere.
+    """
+    check_method(method)
+    known = check_reference(reference, LOG_RATIO)
+    values = reference_values(model, known, LOG_RATIO, held)
+    background = _background_weights(model, known, held)
+    score = _score(values, background) if method == "information" else None
+    edges = automatic_edges(
+        values,
+        background,
+        n_bins=n_bins,
+        score=score,
+        min_background=min_background,
+        min_points=MIN_POOL_POINTS if known.kind == "pool" else 1,
+    )
+    return Binning(LOG_RATIO, edges, open_ended=True)
+
+
+def feature_binning(
+    model: Model, reference: Reference | None, feature: str, *, n_bins: int = 20, min_background: float = 5.0
+) -> Binning:
+    """Bins of a feature with equal numbers of background events, the first and the last of them open.
+
+    Raises
+    ------
+    OptionError
+        If there is no such feature.
+    ModelError
+        If there is no reference.
+    """
+    known = check_reference(reference, feature)
+    values = reference_values(model, known, feature)
+    edges = automatic_edges(
+        values,
+        _background_weights(model, known, None),
+        n_bins=n_bins,
+        min_background=min_background,
+        min_points=MIN_POOL_POINTS if known.kind == "pool" else 1,
+    )
+    unit = "1" if known.events is None else known.events.units[feature]
+    return Binning(feature, edges, open_ended=True, unit=unit)
+
+
+def _pair(model: Model) -> tuple[int, int]:
+    if len(model.components) != 2:
+        raise ModelError(
+            f"the log ratio needs a signal and one background; this model has {len(model.components)} components"
+        )
+    signal = [component.name for component in model.components].index(model.component(model.signal).name)
+    return signal, 1 - signal
+
+
+def _background_weights(model: Model, reference: Reference, held: Mapping[str, float] | None) -> FloatArray:
+    """Expected background events that each point stands for, shape (n,)."""
+    theta = start_vector(model.parameters, held)
+    yields = reference.mixture.yields(theta)
+    total = np.zeros(reference.mixture.size)
+    for component, prepared, size in zip(model.components, reference.mixture.components, yields, strict=True):
+        if component.name != model.signal:
+            total += max(float(size), 0.0) * reference.measure * np.exp(prepared.log_density(theta))
+    return total
+
+
+def _score(values: FloatArray, background: FloatArray) -> FloatArray:
+    """Derivative of ``ln(n_b p_b + n_s p_s)`` in n_s, times n_b, where n_s is a signal at the edge of being seen."""
+    ratio = np.exp(np.clip(values, None, 300.0))
+    total = float(background.sum())
+    information = float(background @ (ratio / total) ** 2)
+    n_signal = 2.0 / np.sqrt(information) if information > 0 else 0.0
+    score: FloatArray = ratio / (1.0 + ratio * n_signal / total)
+    return score
