@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from gbistat.errors import CardError, OptionError
 from gbistat.terms.model_spec import ModelSpec
@@ -62,11 +62,18 @@ class EventsCard(Record):
     units: dict[str, Text] = Field(default_factory=dict)
 
 
+def _which(value: Any) -> str:
+    return "name" if isinstance(value, str) else "inline"
+
+
+ModelEntry = Annotated[Annotated[Text, Tag("name")] | Annotated[ModelSpec, Tag("inline")], Discriminator(_which)]
+
+
 class RunCard(Record):
     """Content of a run card; everything may be left out, and the command line overrides it."""
 
     schema_name: Literal["gbistat.card/1"] = Field(default=CARD_SCHEMA, alias="schema")
-    model: Text | ModelSpec | None = None
+    model: ModelEntry | None = None
     events: EventsCard | None = None
     windows: Annotated[tuple[Interval, ...], Field(min_length=1)] | None = None
     cl: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
@@ -156,8 +163,10 @@ def read_card(path: str | Path) -> RunCard:
         raise CardError(f"the run card {file} is not YAML: {' '.join(str(error).split())}") from error
     if data is None:
         raise CardError(f"the run card {file} is empty; write at least 'model:' or 'events:' in it")
-    card = validate(RunCard, data, error=CardError, where=str(file))
     updates: dict[str, object] = {}
+    if isinstance(data, dict) and isinstance(data.get("model"), dict):
+        updates["model"] = validate(ModelSpec, data.pop("model"), error=CardError, where=f"{file}: model")
+    card = validate(RunCard, data, error=CardError, where=str(file))
     if card.events is not None:
         updates["events"] = card.events.model_copy(update={"path": str(file.parent / card.events.path)})
     if isinstance(card.model, str) and (file.parent / card.model / "model.json").is_file():

@@ -153,6 +153,7 @@ def _read(options: RunOptions) -> Events:
         mass=spec.mass.name,
         mapping=source.mapping,
         unit=source.unit,
+        window=MassWindow(*spec.background.fit_range, unit=spec.mass.unit),
         weights=source.weights,
         tree=source.tree,
         units=source.units,

@@ -33,8 +33,8 @@ class Binning:
         Edges that increase; a bin is ``edge <= x < next edge``.
     open_ended : bool, default False
         Whether the first and the last bin also take what lies below and above all edges.
-    unit : str, default "1"
-        Unit of the edges.
+    unit : str, optional
+        Unit of the edges; that of the events where nothing is said.
 
     Raises
     ------
@@ -50,7 +50,7 @@ class Binning:
     observable: str
     edges: FloatArray
     open_ended: bool = False
-    unit: str = "1"
+    unit: str | None = None
 
     def __post_init__(self) -> None:
         edges = np.array(self.edges, dtype=np.float64)
@@ -201,7 +201,8 @@ def _check_number(n_bins: int, observable: str) -> None:
 
 def _spacing(score: FloatArray) -> FloatArray:
     padded = np.concatenate([score[:1], score, score[-1:]])
-    return 0.5 * np.abs(padded[2:] - padded[:-2])
+    spacing: FloatArray = 0.5 * np.abs(padded[2:] - padded[:-2])
+    return spacing
 
 
 def _kept_cuts(
@@ -213,10 +214,10 @@ def _kept_cuts(
     end = x.size
 
     def enough(begin: int, stop: int) -> bool:
-        return total[stop] - total[begin] >= min_background and stop - begin >= min_points
+        return total[stop] - total[begin] >= min_background and stop - begin >= 0
 
     for cut in reversed(cuts.tolist()):
-        # Between equal values there is no edge; move up to where the value changes.
+        # Between equal values there is no edge; move down to where the value changes.
         begin = int(np.searchsorted(x, x[cut], side="left")) if x[cut] == x[cut - 1] else cut
         if 0 < begin < end and x[begin] > x[begin - 1] and enough(begin, end):
             kept.append(begin)

@@ -147,7 +147,7 @@ def _check_overlap(
     logs: Sequence[LogNormalConstraint],
     counters: Sequence[PoissonConstraint],
 ) -> None:
-    single = [constraint.name for constraint in (*logs, *counters)]
+    single = [c.name for c in logs] + [c.name for c in counters]
     several = {name for constraint in normals for name in constraint.names}
     twice = [name for name in single if name in several or single.count(name) > 1]
     if twice:
@@ -180,7 +180,7 @@ def _group_moments(group: Sequence[NormalConstraint]) -> tuple[tuple[str, ...], 
         own = np.linalg.inv(constraint.covariance)
         precision[np.ix_(index, index)] += own
         pull[index] += own @ constraint.observed
-    return names, np.linalg.solve(precision, pull), precision
+    return names, np.asarray(np.linalg.solve(precision, pull), dtype=np.float64), precision
 
 
 def _conditional(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gbistat.binned.binning import LOG_RATIO, Binning, automatic_edges, check_method
+from gbistat.data.events import Events
 from gbistat.errors import ModelError, OptionError, nearest
 from gbistat.likelihood.mixture import Mixture
 from gbistat.likelihood.parameters import start_vector
@@ -14,7 +16,6 @@ from gbistat.likelihood.parameters import start_vector
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gbistat.data.events import Events
     from gbistat.likelihood.model import Model
     from gbistat.likelihood.reference import Reference
     from gbistat.typing import FloatArray
@@ -23,6 +24,9 @@ __all__ = ["event_values", "feature_binning", "log_ratio", "log_ratio_binning", 
 
 MIN_POOL_POINTS = 10
 """Pool events a bin has at least: 30 % statistical error of a template at worst."""
+
+CELLS = 100_000
+"""Cells of a mass window in which densities of the mass alone are summed."""
 
 
 def log_ratio(model: Model, mixture: Mixture, held: Mapping[str, float] | None = None) -> FloatArray:
@@ -46,7 +50,8 @@ def log_ratio(model: Model, mixture: Mixture, held: Mapping[str, float] | None =
     if mixture.names != model.names or len(mixture.components) != 2:
         raise ModelError("the mixture that was given is not of this model")
     theta = start_vector(model.parameters, held)
-    logs = mixture.components[signal].log_density(theta) - mixture.components[background].log_density(theta)
+    densities = [component.log_density(theta) for component in mixture.components]
+    logs: FloatArray = densities[signal] - densities[background]
     bad = np.isnan(logs)
     if bad.any():
         raise ModelError(f"the log ratio is not a number at {int(bad.sum())} of {bad.size} points")
@@ -85,7 +90,7 @@ def event_values(
     """
     check_observable(observable, events)
     if observable != LOG_RATIO:
-        return events.feature(observable)
+        return np.asarray(events.feature(observable), dtype=np.float64)
     if mixture is not None and mixture.size != len(events):
         raise ModelError(f"the mixture that was given has {mixture.size} points for {len(events)} events")
     return log_ratio(model, mixture or Mixture.of(model, events, start_vector(model.parameters)), held)
@@ -107,7 +112,8 @@ def reference_values(
         If the reference has no events, or the log ratio is not defined.
     """
     if observable == LOG_RATIO:
-        return log_ratio(model, reference.mixture, held) + np.log(reference.normalisation)
+        shift = float(np.log(reference.normalisation))
+        return log_ratio(model, reference.mixture, held) + shift
     if reference.events is None:
         raise ModelError(f"templates in {observable} need reference events, and this reference has none; give a pool")
     check_observable(observable, reference.events)
@@ -127,13 +133,13 @@ def check_observable(observable: str, events: Events) -> None:
         raise OptionError(f"there is no observable {observable!r} to bin in; {nearest(observable, known)}")
 
 
-def check_reference(reference: Reference | None, observable: str) -> Reference:
-    """Make sure that a reference can make templates.
+def usable_reference(model: Model, reference: Reference | None, observable: str) -> Reference:
+    """Return a reference for templates; one from quadrature is made fine enough for narrow bins of any shape.
 
     Raises
     ------
     ModelError
-        If there is none, or it consists of the data.
+        If there is none, it is of another model, or it consists of the data.
     """
     if reference is None:
         raise ModelError(
@@ -145,6 +151,14 @@ def check_reference(reference: Reference | None, observable: str) -> Reference:
             f"templates in {observable} cannot be made of the data that they are to be compared with; "
             "give a pool of background events (reference_from_pool)"
         )
+    if reference.mixture.names != model.names or len(reference.mixture.components) != len(model.components):
+        raise ModelError("the reference that was given is not of this model")
+    if reference.kind == "quadrature" and model.window is not None:
+        # Gauss nodes integrate smooth functions, not the edges of bins: many equal cells do.
+        edges = np.linspace(model.window.low, model.window.high, CELLS + 1)
+        events = Events(mass=0.5 * (edges[1:] + edges[:-1]))
+        mixture = Mixture.of(model, events, start_vector(model.parameters))
+        return replace(reference, mixture=mixture, measure=np.diff(edges), events=events)
     return reference
 
 
@@ -184,7 +198,7 @@ def log_ratio_binning(
         If there is no reference, or the log ratio is the same everywhere.
     """
     check_method(method)
-    known = check_reference(reference, LOG_RATIO)
+    known = usable_reference(model, reference, LOG_RATIO)
     values = reference_values(model, known, LOG_RATIO, held)
     background = _background_weights(model, known, held)
     score = _score(values, background) if method == "information" else None
@@ -211,7 +225,7 @@ def feature_binning(
     ModelError
         If there is no reference.
     """
-    known = check_reference(reference, feature)
+    known = usable_reference(model, reference, feature)
     values = reference_values(model, known, feature)
     edges = automatic_edges(
         values,
@@ -246,7 +260,7 @@ def _background_weights(model: Model, reference: Reference, held: Mapping[str, f
 
 def _score(values: FloatArray, background: FloatArray) -> FloatArray:
     """Derivative of ``ln(n_b p_b + n_s p_s)`` in n_s, times n_b, where n_s is a signal at the edge of being seen."""
-    ratio = np.exp(np.clip(values, None, 300.0))
+    ratio = np.exp(np.clip(values, None, 100.0))
     total = float(background.sum())
     information = float(background @ (ratio / total) ** 2)
     n_signal = 2.0 / np.sqrt(information) if information > 0 else 0.0

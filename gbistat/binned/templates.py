@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gbistat.binned.observables import check_reference, reference_values
+from gbistat.binned.observables import reference_values, usable_reference
 from gbistat.errors import ModelError
 from gbistat.likelihood.components import MassFactor
 from gbistat.likelihood.parameters import start_vector
@@ -83,10 +83,7 @@ class Templates:
         self._positions = [_positions(model, c, d) for c, d in zip(model.components, self._densities, strict=True)]
         self._reference: Reference | None = None
         if not all(self._densities):
-            known = check_reference(reference, binning.observable)
-            if known.mixture.names != model.names or len(known.mixture.components) != len(model.components):
-                raise ModelError("the reference that was given is not of this model")
-            self._reference = known
+            known = self._reference = usable_reference(model, reference, binning.observable)
             self._index = binning.index(reference_values(model, known, binning.observable, held))
             # Points outside all bins count in the normalisation: collect them in one more bin.
             self._index[self._index < 0] = binning.n_bins

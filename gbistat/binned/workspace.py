@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gbistat import extras
-from gbistat.binned.observables import event_values
-from gbistat.binned.samples import free_scale, make_samples
+from gbistat.binned.backend import validate_workspace
 from gbistat.binned.nuisances import standardise
+from gbistat.binned.observables import check_observable, event_values
+from gbistat.binned.samples import free_scale, make_samples
 from gbistat.binned.templates import Templates
-from gbistat.errors import ModelError
+from gbistat.errors import EventsError, ModelError, UnitsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gbistat.likelihood.mixture import Mixture
     from gbistat.likelihood.model import Model
     from gbistat.likelihood.reference import Reference
-    from gbistat.typing import FloatArray, Json
+    from gbistat.typing import BoolArray, FloatArray, Json
 
 __all__ = ["BinnedTwin", "to_pyhf"]
 
@@ -121,6 +121,10 @@ def to_pyhf(
     ------
     OptionError
         If the events do not have the observable.
+    UnitsError
+        If the bins are in another unit than the events.
+    EventsError
+        If events are outside the model's window.
     ModelError
         If a reference is needed and missing, a template is negative, the signal is zero, a bin has no background, or
         HistFactory cannot express the model.
@@ -132,6 +136,7 @@ def to_pyhf(
     nuisance; for yields known to 20 % or worse the tails differ visibly. The offset ln kappa of a ratio has no effect on
     templates normalised over a pool, and is left out.
     """
+    _check_events(model, events, binning)
     standard = standardise(model, held)
     templates = Templates(model, binning, mass_name=events.mass_name, reference=reference, held=held)
     observed = binning.counts(
@@ -169,20 +174,19 @@ def to_pyhf(
     )
 
 
-def validate_workspace(workspace: Json) -> None:
-    """Check a workspace against pyhf's copy of the HistFactory schema.
-
-    Raises
-    ------
-    ModelError
-        With the reason that pyhf gives.
-    """
-    pyhf = extras.pyhf()
-    try:
-        pyhf.schema.validate(workspace, "workspace.json")
-    except (pyhf.exceptions.InvalidSpecification, pyhf.exceptions.SchemaNotFound) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"this is not a HistFactory workspace of schema 1.0.0: {reason}") from error
+def _check_events(model: Model, events: Events, binning: Binning) -> None:
+    check_observable(binning.observable, events)
+    unit = events.units.get(binning.observable, binning.unit)
+    if binning.unit not in (None, unit):
+        raise UnitsError(
+            f"the bins of {binning.observable} are in {binning.unit} and the events in {unit}; convert one of them"
+        )
+    if model.window is not None:
+        outside = int((~model.window.contains(events.mass)).sum())
+        if outside:
+            raise EventsError(
+                f"{outside} of {len(events)} events are outside the window {model.window}; select them with Events.in_window"
+            )
 
 
 def _check_bins(model: Model, binning: Binning, samples: Sequence[Sample]) -> None:
@@ -230,7 +234,7 @@ def _linear_estimate(
     penalty[len(standard.free) :] = 1.0
     for counter in standard.counters:
         penalty[names.index(counter.name)] = max(counter.observed, 1.0)
-    used = columns.any(axis=0)
+    used: BoolArray = np.asarray(columns.any(axis=0))
     information = (columns.T @ (columns / null[:, None]) + np.diag(penalty))[np.ix_(used, used)]
     size = np.sqrt(np.diag(information))
     scaled = information / np.outer(size, size)

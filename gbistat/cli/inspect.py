@@ -89,7 +89,7 @@ def events_command() -> None:
     "--window", type=(float, float), metavar="LOW HIGH", help="Count events in this mass window, in the file's unit."
 )
 @click.option("--map", "mapping", multiple=True, metavar="NAME=COLUMN", help="Name in the file: m_jj=M, jets=FatJet.")
-@click.option("--mass", default="m_jj", show_default=True, help="Name of the mass.")
+@click.option("--mass", help="Name of the mass.  [default: m_jj, if the file gives it]")
 @click.option("--unit", default="GeV", show_default=True, help="Energy unit of the file.")
 @click.option("--tree", help="TTree or RNTuple of a ROOT file, key of an HDF5 file.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -98,7 +98,7 @@ def events_show(
     features: tuple[str, ...],
     window: tuple[float, float] | None,
     mapping: tuple[str, ...],
-    mass: str,
+    mass: str | None,
     unit: str,
     tree: str | None,
     debug: bool,
@@ -113,11 +113,11 @@ def events_show(
         name, equals, column = item.partition("=")
         if not (name and equals and column):
             raise click.UsageError(f"--map {item!r} is not NAME=COLUMN, for example m_jj=M")
-        pairs[mass if name == "mass" else name] = column
+        pairs[(mass or "m_jj") if name == "mass" else name] = column
     summary = summarise_events(
         path or demo_events(),
         features=features,
-        mass=mass,
+        mass="m_jj" if mass is None and "m_jj" in pairs else mass,
         mapping=pairs,
         unit=unit,
         window=None if window is None else MassWindow(*window, unit=unit),

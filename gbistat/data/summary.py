@@ -135,11 +135,11 @@ def summarise_events(
     chosen = selection(window, unit)
     with open_table(request) as table:
         quantities = _quantities(table, request, mass_is_optional=mass is None)
-        columns = tuple(dict.fromkeys(column for q in quantities for column in q.columns.values()))
+        # Without any quantity a pass over one column still counts the rows of a jagged collection that are events.
+        columns = tuple(dict.fromkeys(c for q in quantities for c in q.columns.values())) or table.columns[:1]
         tally = Tally()
         spans = {quantity.name: _Span(quantity.unit) for quantity in quantities}
-        # Without any quantity a pass over one column still counts the rows of a jagged collection that are events.
-        for chunk in table.chunks(columns or table.columns[:1], chunk_size):
+        for chunk in table.chunks(columns, chunk_size) if columns else ():
             tally.see_rows(chunk)
             for quantity in quantities:
                 values = quantity.values(chunk.columns)
@@ -152,7 +152,7 @@ def summarise_events(
             path=str(path),
             format=table.format,
             n_rows=table.n_rows,
-            n_events=tally.n_events,
+            n_events=tally.n_events if columns else table.n_rows,
             columns=table.columns,
             unusable=dict(table.unusable),
             derivable=derivable(table.columns),
@@ -188,5 +188,5 @@ def _quantities(table: Table, request: Request, *, mass_is_optional: bool) -> tu
         found = [resolve(table, request.mass, request)]
     except EventsError:
         found = []
-    others = (*request.features, *(() if request.weights is None else (request.weights,)))
+    others = dict.fromkeys((*request.features, *(() if request.weights is None else (request.weights,))))
     return (*found, *(resolve(table, name, request) for name in others))

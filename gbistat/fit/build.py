@@ -12,12 +12,13 @@ import numpy as np
 from gbistat.data.window import MassWindow
 from gbistat.errors import EventsError, GbistatError, ModelError, WindowError
 from gbistat.fit.sidebands import fit_sidebands
-from gbistat.likelihood.components import Component, Factor, LogOffset, LogRatio, MassFactor, Yield
+from gbistat.likelihood.components import Component, Factor, LogRatio, MassFactor, Yield
 from gbistat.likelihood.constraints import NormalConstraint
+from gbistat.likelihood.mixture import Mixture
 from gbistat.likelihood.model import Model
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
-from gbistat.likelihood.parameters import Parameter
-from gbistat.likelihood.reference import Reference, needs_pool, reference_from_pool, reference_from_quadrature
+from gbistat.likelihood.parameters import Parameter, start_vector
+from gbistat.likelihood.reference import needs_pool, reference_from_pool, reference_from_quadrature
 from gbistat.terms.density import MassDensity
 from gbistat.terms.shapes.registry import SHAPES, make_shape
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from gbistat.data.events import Events
     from gbistat.fit.sidebands import SidebandFit
     from gbistat.likelihood.constraints import Constraint
+    from gbistat.likelihood.reference import Reference
     from gbistat.terms.model_spec import ModelSpec, ParameterSpec, ShapeSpec
     from gbistat.terms.network import NetworkTerm
     from gbistat.terms.protocols import Shape
@@ -139,15 +141,72 @@ def build_analysis(
                 f"the sideband fit describes the spectrum badly: chi2/ndof = {g.chi2:.1f}/{g.ndof}, p = {g.p_value:.2g}"
             )
     builder = _Builder(spec, window, fit_range, sidebands, terms or {}, len(inside))
-    model = builder.model()
+    in_window = None
+    if pool is not None:
+        in_window, problem = _pool_in_window(pool.to_unit(spec.mass.unit), window)
+        warnings += [problem] if problem else []
+    kappa = kappa_spurious_signal(builder.model(0.0), builder.kappa_sigma, inside if in_window is None else in_window)
+    model = builder.model(kappa)
     nll = ExtendedUnbinnedNLL(model, inside)
     reference = None
     if not needs_pool(model):
         reference = reference_from_quadrature(model)
-    elif pool is not None:
-        reference, problem = _pool_reference(model, pool.to_unit(spec.mass.unit))
-        warnings += [problem] if problem else []
+    elif in_window is not None:
+        reference = reference_from_pool(model, in_window)
+        if reference.effective_size < 100:
+            warnings.append(
+                f"the {len(in_window)} reference events in the window are worth only {reference.effective_size:.0f} where the "
+                "signal is: expected limits and binned templates are uncertain by "
+                f"about {100 / math.sqrt(reference.effective_size):.0f} %"
+            )
     return Analysis(model, nll, inside, events, sidebands, reference, tuple(warnings))
+
+
+def kappa_spurious_signal(model: Model, sigma: float, background: Events) -> float:
+    """Signal events that an error of the ratio's normalisation makes out of background.
+
+    A ratio with ``E_b[r] = 1 + delta`` in place of 1 shifts the fitted signal fraction by ``delta / I(f)``,
+
+        I(f) = E_b[ (r - 1)^2 / (1 + f (r - 1)) ],
+
+    the Fisher information of one event, here at the fraction f that is two standard deviations,
+    ``f = 2 / sqrt(N I(f))``: the size of the signals that the search is about.
+
+    Parameters
+    ----------
+    model : Model
+        Signal and background, ratio included.
+    sigma : float
+        Standard deviation of ``ln kappa``, hence of delta.
+    background : Events
+        Background events in the window; data will do, since signal in it is a small part.
+
+    Returns
+    -------
+    float
+        ``sigma N / I(f)`` in events: the standard deviation of a spurious signal.
+
+    Notes
+    -----
+    It would be wrong to float ln kappa itself, with a Gaussian constraint, in the likelihood: for any kappa but the true
+    one the signal density is not normalised, so that n_sig signal events pull ln kappa up by ``sigma^2 n_sig``, whatever is true.
+    A spurious signal ``n (p_s - p_b)`` keeps the total density normalised and has the same effect on mu.
+    """
+    if sigma == 0.0:
+        return 0.0
+    start = start_vector(model.parameters)
+    mixture = Mixture.of(model, background, start)
+    signal, other = (mixture.components[i].log_density(start) for i in (0, 1))
+    ratio = np.exp(signal - other)
+    own = np.ones(len(background)) if background.weights is None else background.weights
+    share = own / own.sum()
+    ratio = ratio / float(share @ ratio)
+    n_background = float(mixture.yields(start)[1])
+    fraction = 0.0
+    for _ in range(50):
+        information = float(share @ ((ratio - 1.0) ** 2 / (1.0 + fraction * (ratio - 1.0))))
+        fraction = min(0.5, 2.0 / math.sqrt(n_background * information))
+    return sigma * n_background / information
 
 
 def _checked_window(spec: ModelSpec, window: MassWindow) -> MassWindow:
@@ -163,19 +222,12 @@ def _checked_window(spec: ModelSpec, window: MassWindow) -> MassWindow:
     return window
 
 
-def _pool_reference(model: Model, pool: Events) -> tuple[Reference | None, str]:
-    """Reference from a pool, and a warning if it is poor or cannot be made."""
+def _pool_in_window(pool: Events, window: MassWindow) -> tuple[Events | None, str]:
+    """Reference events in the window, and a warning if there are none."""
     try:
-        reference = reference_from_pool(model, pool)
+        return pool.in_window(window), ""
     except EventsError as error:
         return None, f"no reference events in the window, so Asimov sets are made from the data: {error}"
-    if reference.effective_size < 100:
-        return reference, (
-            f"the {reference.mixture.size} reference events in the window are worth only {reference.effective_size:.0f} where "
-            "the signal is: expected limits and binned templates are uncertain by "
-            f"about {100 / math.sqrt(reference.effective_size):.0f} %"
-        )
-    return reference, ""
 
 
 def _shape(spec: ShapeSpec, fit_range: MassWindow) -> Shape:
@@ -216,11 +268,24 @@ class _Builder:
         self.sidebands = sidebands
         self.terms = terms
         self.n_events = n_events
+        self.spurious = 0.0
         self.parameters: list[Parameter] = []
         self.constraints: list[Constraint] = []
 
-    def model(self) -> Model:
-        """Assemble; the parameter of interest comes first, the background yield second."""
+    @property
+    def kappa_sigma(self) -> float:
+        """Standard deviation of the log normalisation of all ratios together."""
+        kappas = [self._term(name).metadata.log_kappa for name in self.spec.signal.ratios]
+        return math.sqrt(sum(kappa.sigma**2 for kappa in kappas if kappa is not None))
+
+    def model(self, kappa_spurious: float) -> Model:
+        """Assemble; the parameter of interest comes first, the background yield second.
+
+        `kappa_spurious` is the spurious signal, in events, from the normalisation of ratios; it adds in quadrature to the
+        one that the model states.
+        """
+        self.spurious = math.hypot(self.spec.signal.spurious.sigma or 0.0, kappa_spurious)
+        self.parameters, self.constraints = [], []
         poi = self.spec.poi
         declared = self.spec.parameters.get(poi)
         self.parameters.append(Parameter(poi, 0.0) if declared is None else _parameter(poi, declared))
@@ -235,6 +300,21 @@ class _Builder:
                 if spec.constraint is not None:
                     self._constrain(name, spec.constraint.mean, spec.constraint.sigma)
         return Model((signal, background), tuple(self.parameters), tuple(self.constraints), self.window, poi)
+
+    def _term(self, name: str) -> NetworkTerm:
+        term = self.terms.get(name)
+        if term is None:
+            raise ModelError(
+                f"model {self.spec.name!r} needs the term {name!r}, which was not loaded; load_model does it"
+            )
+        return term
+
+    def _rate(self) -> Yield:
+        """Background yield: spurious signal replaces background, so that it does not change their sum."""
+        linear = {BACKGROUND_YIELD: 1.0}
+        if self.spurious > 0:
+            linear[SPURIOUS_YIELD] = -1.0
+        return Yield(linear)
 
     def _constrain(self, name: str, mean: float, sigma: float) -> None:
         self.constraints.append(NormalConstraint(name, mean, sigma))
@@ -260,7 +340,7 @@ class _Builder:
                 )
             density = self._density(self.spec.background.mass, "background")
             self.parameters.append(Parameter(BACKGROUND_YIELD, float(max(self.n_events, 1)), 0.0))
-            return Component("background", Yield({BACKGROUND_YIELD: 1.0}), (MassFactor(density),))
+            return Component("background", self._rate(), (MassFactor(density),))
         start = fitted.expected if mode != "free" else float(max(self.n_events, 1))
         self.parameters.append(Parameter(BACKGROUND_YIELD, start, 0.0, fixed=mode == "fixed"))
         self.parameters += [Parameter(name, 0.0, -10.0, 10.0) for name in fitted.nuisances]
@@ -268,29 +348,17 @@ class _Builder:
             self.constraints.append(fitted.constraint(BACKGROUND_YIELD))
         elif (constraint := fitted.shape_constraint()) is not None:
             self.constraints.append(constraint)
-        return Component("background", Yield({BACKGROUND_YIELD: 1.0}), (MassFactor(fitted.density()),))
+        return Component("background", self._rate(), (MassFactor(fitted.density()),))
 
     def _signal(self) -> Component:
         signal = self.spec.signal
         factors: list[Factor] = [MassFactor(self._density(signal.mass, "signal"))]
-        for name in signal.ratios:
-            term = self.terms.get(name)
-            if term is None:
-                raise ModelError(
-                    f"model {self.spec.name!r} needs the term {name!r}, which was not loaded; load_model does it"
-                )
-            factors.append(LogRatio(term))
-            kappa = term.metadata.log_kappa
-            if kappa is not None and kappa.sigma > 0:
-                nuisance = "ln_kappa" if len(signal.ratios) == 1 else "ln_kappa_" + name.replace("-", "_")
-                factors.append(LogOffset(nuisance))
-                self.parameters.append(Parameter(nuisance, 0.0))
-                self._constrain(nuisance, 0.0, kappa.sigma)
+        factors += [LogRatio(self._term(name)) for name in signal.ratios]
         linear = {signal.yield_.poi: signal.yield_.nominal}
-        if signal.spurious.sigma:
+        if self.spurious > 0:
             linear[SPURIOUS_YIELD] = 1.0
             self.parameters.append(Parameter(SPURIOUS_YIELD, 0.0))
-            self._constrain(SPURIOUS_YIELD, 0.0, signal.spurious.sigma)
+            self._constrain(SPURIOUS_YIELD, 0.0, self.spurious)
         for name in signal.efficiency:
             self.parameters.append(Parameter(name, 0.0, -10.0, 10.0))
             self._constrain(name, 0.0, 1.0)

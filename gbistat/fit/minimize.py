@@ -17,7 +17,7 @@ from gbistat.fit.result import FitOptions, FitResult
 from gbistat.likelihood.parameters import index_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gbistat.likelihood.mixture import Evaluation
     from gbistat.likelihood.nll import NLL
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["covariance", "fit", "to_minuit"]
 
 _DEFAULT = FitOptions()
+LOWER = 1e-3
+"""How far (in nll) below Newton's minimum MIGRAD must end to be believed."""
 FAR = 1e12
 """Size of a parameter, in units of its start or of 1, at which the nll is taken to fall without end."""
 
@@ -85,11 +87,13 @@ def fit(
         theta = search.run(_populated(nll, theta, free))
     calls = search.calls
     if options.minimizer == "migrad" or not (search.converged or search.escaped):
-        theta, more = _migrad(nll, theta, free, options)
+        trial, more = _migrad(nll, theta, free, options)
         calls += more
-        if not search.converged:
+        # Where Newton's steps have ended in a minimum, MIGRAD only has a say if it finds a lower one: next to the
+        # wall where a density turns negative it may run away.
+        if not search.converged or nll.value(trial) < nll.value(theta) - LOWER:
             polish = _Newton(nll, free, options)
-            theta = polish.run(theta)
+            theta = polish.run(trial)
             calls += polish.calls
     return _result(nll, theta, free, calls, conditional=bool(fixed))
 
@@ -284,7 +288,7 @@ def _migrad(nll: NLL, theta: FloatArray, free: BoolArray, options: FitOptions) -
     return np.array(minuit.values, dtype=np.float64), int(minuit.nfcn + minuit.ngrad)
 
 
-def covariance(hessian: FloatArray, free: BoolArray) -> tuple[FloatArray, str]:
+def covariance(hessian: FloatArray, free: BoolArray, names: Sequence[str] | None = None) -> tuple[FloatArray, str]:
     """Inverse of the Hessian over the free parameters, and a message if that is not a covariance.
 
     Parameters
@@ -293,6 +297,8 @@ def covariance(hessian: FloatArray, free: BoolArray) -> tuple[FloatArray, str]:
         Second derivatives of the nll.
     free : array of bool, shape (p,)
         Parameters to invert over; the others get zero rows.
+    names : sequence of str, optional
+        Names of the p parameters, for the message.
 
     Returns
     -------
@@ -306,16 +312,20 @@ def covariance(hessian: FloatArray, free: BoolArray) -> tuple[FloatArray, str]:
     if not np.isfinite(block).all():
         return result, "the Hessian is not finite"
     diagonal = np.diag(block)
+    labels = [str(i) if names is None else names[i] for i in np.flatnonzero(free)]
     if not (diagonal > 0).all():
-        flat = int(np.flatnonzero(free)[int(np.argmin(diagonal))])
-        return result, f"-ln L is flat or bends down in parameter number {flat}"
+        flat = labels[int(np.argmin(diagonal))]
+        return result, (
+            f"-ln L is flat or bends down in {flat}: the data do not determine it; fix it or narrow its range"
+        )
     scale = 1.0 / np.sqrt(diagonal)
     scaled = block * np.outer(scale, scale)
-    values = np.linalg.eigvalsh(scaled)
+    values, vectors = np.linalg.eigh(scaled)
     if values[0] < 1e-13 * values[-1]:
+        involved = ", ".join(label for label, part in zip(labels, vectors[:, 0], strict=True) if abs(part) > 0.2)
         return result, (
             f"the Hessian is singular (eigenvalue {values[0]:.1e} of its scaled form): "
-            "some combination of parameters does not change -ln L"
+            f"some combination of {involved} does not change -ln L, or bends it down; fix or constrain one of them"
         )
     result[np.ix_(free, free)] = np.linalg.inv(scaled) * np.outer(scale, scale)
     return result, ""
@@ -330,7 +340,7 @@ def _result(nll: NLL, theta: FloatArray, free: BoolArray, calls: int, *, conditi
     width = np.where(np.isfinite(high - low), high - low, 1.0 + np.abs(theta))
     wall = free & (((theta - low) < 1e-10 * width) | ((high - theta) < 1e-10 * width))
     inner = free & ~wall & ~idle
-    matrix, message = covariance(state.hessian, inner)
+    matrix, message = covariance(state.hessian, inner, nll.names)
     gradient = state.gradient[inner]
     edm = 0.5 * float(gradient @ matrix[np.ix_(inner, inner)] @ gradient)
     outward = ((theta - low) < (high - theta)) & (state.gradient < 0) | ((theta - low) >= (high - theta)) & (
@@ -339,16 +349,16 @@ def _result(nll: NLL, theta: FloatArray, free: BoolArray, calls: int, *, conditi
     escaped = np.abs(theta) / (FAR * (1.0 + np.abs(nll.start_vector())))
     if escaped.max() > 1.0:
         farthest = int(np.argmax(escaped))
-        message = f"-ln L keeps falling towards {nll.names[farthest]} = {theta[farthest]:.1g}: the data do not bound it"
+        message = (
+            f"-ln L keeps falling towards {nll.names[farthest]} = {theta[farthest]:.1g}: the data do not bound it; "
+            "narrow its range"
+        )
     elif not np.isfinite(state.value):
         message = "-ln L is not finite at the end of the fit"
     elif not message and edm > 1e-3:
         message = f"the minimum was not reached: estimated distance {edm:.2g} in -ln L"
     elif not message and (wall & outward).any():
         message = "the fit stopped at a wall that it could have left"
-    if "parameter number" in message:
-        number = int(message.rsplit(" ", 1)[1])
-        message = f"-ln L is flat or bends down in {nll.names[number]}: the data do not determine it"
     return FitResult(
         names=nll.names,
         values=theta,

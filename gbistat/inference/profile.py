@@ -141,13 +141,18 @@ class Profile:
         error = self.best.error(self.poi)
         return error if error > 0 else 0.1 * (abs(self.best_value) + 1.0)
 
-    def crossing(self, level: float, direction: int, inner: float | None = None) -> float | None:
-        """End of the interval on one side: where q first exceeds a level; ``None`` if it never does in the range."""
+    def crossing(
+        self, level: float, direction: int, inner: float | None = None, largest: float = math.inf
+    ) -> float | None:
+        """End of the interval on one side: where q first exceeds a level; ``None`` if it never does in the range.
+
+        Steps outwards grow, up to `largest`: the search sees no excursion above the level that is narrower than a step.
+        """
         wall = self.parameter.high if direction > 0 else self.parameter.low
         inside = self.best_value if inner is None else inner
-        step = self.scale() * math.sqrt(level)
+        step = min(self.scale() * math.sqrt(level), largest)
         outside = inside
-        for _ in range(60):
+        for _ in range(300):
             outside = inside + direction * step
             if (outside - wall) * direction >= 0:
                 outside = wall
@@ -155,7 +160,7 @@ class Profile:
                 break
             if outside == wall:
                 return None
-            inside, step = outside, 1.6 * step
+            inside, step = outside, min(1.6 * step, largest)
         else:
             return None
         return self.root(level, inside, outside)
@@ -173,6 +178,8 @@ class Profile:
                 outside = middle
         if self.q(outside) <= level:
             return outside
+        if self.q(inside) > level:
+            return inside  # a lower minimum turned up on the way out; the caller begins again
         tolerance = 1e-7 * self.scale()
         return float(brentq(lambda x: self.q(x) - level, inside, outside, xtol=tolerance, rtol=1e-12))
 
@@ -277,9 +284,10 @@ def profile_interval(
         area = (profile.parameter.low, profile.parameter.high)
 
     def work() -> list[Segment]:
-        core = (profile.crossing(level, -1), profile.crossing(level, +1))
         if area is None or not all(map(math.isfinite, area)):
-            return [core]
+            return [(profile.crossing(level, -1), profile.crossing(level, +1))]
+        spacing = (area[1] - area[0]) / n_search
+        core = (profile.crossing(level, -1, largest=spacing), profile.crossing(level, +1, largest=spacing))
         return _segments(profile, level, core, np.linspace(area[0], area[1], n_search))
 
     segments = settled(profile, work)

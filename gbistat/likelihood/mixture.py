@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "Mixture", "PreparedComponent"]
 
-BLOCK = 16384
-"""Points handled at a time: small enough for the cache, and for temporaries that the allocator keeps."""
+BLOCK = 8192
+"""Points handled at a time: small enough for the cache, for temporaries that the allocator keeps, and for linear-algebra
+libraries not to start threads, which cost more than they give on vectors of this size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,8 +217,9 @@ class Mixture:
         total = 0.0
         for begin in range(0, self.size, BLOCK):
             part = slice(begin, begin + BLOCK)
-            intensity = np.matmul(yields, density[:, part], out=self._row(0, part))
-            if not intensity.min() > 0:
+            with np.errstate(over="ignore", invalid="ignore"):
+                intensity = np.matmul(yields, density[:, part], out=self._row(0, part))
+            if not _allowed(intensity):
                 return float("inf")
             total += self._sum_of_logs(intensity, part)
         return (float(yields.sum()) if self.extended else 0.0) - total - self._constant
@@ -256,7 +258,7 @@ class Mixture:
             part = slice(begin, begin + BLOCK)
             density = self._density[:, part]
             inverse = np.matmul(yields, density, out=self._row(0, part))
-            if not inverse.min() > 0:
+            if not _allowed(inverse):
                 return self._forbidden()
             ratio = self._scratch[1 : 1 + count, : inverse.size]
             if with_value:
@@ -277,38 +279,50 @@ class Mixture:
     def _evaluate_moving(self, theta: FloatArray, with_value: bool) -> Evaluation:
         """Densities that depend on parameters: one more row a component and parameter."""
         yields, jacobian, second = self._yield_derivatives(theta)
-        p = len(self.names)
+        p, count = len(self.names), len(self.components)
         density = self._density.copy()
         shape: dict[int, tuple[IntArray, FloatArray, FloatArray]] = {}
         for j in self._moving:
             log, index, gradient, hessian = self.components[j].derivatives(theta)
             density[j] = self._exp(log, hessian)
             shape[j] = (index, gradient, hessian)
-        intensity = yields @ density
-        if self.size and not intensity.min() > 0:
-            return self._forbidden()
-        weights = np.ones(self.size) if self.weights is None else self.weights
-        share = density / intensity
-        weighted = share * weights
-        rows = jacobian.T @ share
-        slope = (1.0 if self.extended else 0.0) - weighted.sum(axis=1)
-        curvature = np.tensordot(slope, second, 1)
-        for j, (index, gradient, hessian) in shape.items():
-            # A parameter may stand in two factors of a component, so contributions add up one by one.
-            spread = np.zeros((p, index.size))
-            spread[index, np.arange(index.size)] = 1.0
-            scaled = gradient * share[j]
-            rows += yields[j] * (spread @ scaled)
-            moment = spread @ (gradient @ weighted[j])
-            curvature -= np.outer(jacobian[j], moment) + np.outer(moment, jacobian[j])
-            inner = (gradient * weighted[j]) @ gradient.T
-            inner += hessian[..., 0] * weighted[j].sum() if hessian.shape[2] == 1 else hessian @ weighted[j]
-            curvature -= yields[j] * (spread @ inner @ spread.T)
-        total = float(weights @ np.log(intensity)) if with_value else np.nan
-        weighted_rows = rows * weights
-        gradient_total = (jacobian.sum(axis=0) if self.extended else 0.0) - weighted_rows.sum(axis=1)
-        value = (float(yields.sum()) if self.extended else 0.0) - total - self._constant
-        return Evaluation(value, gradient_total, _products(weighted_rows, rows) + curvature)
+        single, outer, curvature = np.zeros(count), np.zeros((p, p)), np.zeros((p, p))
+        gradient_total = np.zeros(p)
+        total = 0.0
+        for begin in range(0, self.size, BLOCK):
+            part = slice(begin, begin + BLOCK)
+            share = density[:, part]
+            intensity = yields @ share
+            if not _allowed(intensity):
+                return self._forbidden()
+            if with_value:
+                total += self._sum_of_logs(intensity, part)
+            share = share / intensity
+            weighted = share if self.weights is None else share * self.weights[part]
+            rows = jacobian.T @ share
+            for j, (index, gradient, hessian) in shape.items():
+                # A parameter may stand in two factors of a component, so contributions add up one by one.
+                spread = np.zeros((p, index.size))
+                spread[index, np.arange(index.size)] = 1.0
+                slope = gradient[:, part]
+                rows += yields[j] * (spread @ (slope * share[j]))
+                moment = spread @ (slope @ weighted[j])
+                curvature -= np.outer(jacobian[j], moment) + np.outer(moment, jacobian[j])
+                inner = _products(slope * weighted[j], slope)
+                if hessian.shape[2] == 1:
+                    inner += hessian[..., 0] * weighted[j].sum()
+                else:
+                    inner += hessian[..., part] @ weighted[j]
+                curvature -= yields[j] * (spread @ inner @ spread.T)
+            weighted_rows = rows if self.weights is None else rows * self.weights[part]
+            single += weighted.sum(axis=1)
+            gradient_total -= weighted_rows.sum(axis=1)
+            outer += _products(weighted_rows, rows)
+        extended = 1.0 if self.extended else 0.0
+        curvature += outer + np.tensordot(extended - single, second, 1)
+        gradient_total += extended * jacobian.sum(axis=0)
+        value = extended * float(yields.sum()) - total - self._constant if with_value else np.nan
+        return Evaluation(value, gradient_total, curvature)
 
     def gradient(self, theta: FloatArray) -> FloatArray:
         """First derivatives, shape (p,)."""
@@ -344,7 +358,8 @@ class Mixture:
         """Shifted density; NaN where the parameters give no density at all, which is not the same as one of 0."""
         if log.size and log.max() == -np.inf and hessian is not None and np.isnan(hessian).any():
             return np.full(log.size, np.nan)
-        density: FloatArray = np.exp(log - self.shift)
+        with np.errstate(over="ignore"):
+            density: FloatArray = np.exp(log - self.shift)
         return density
 
     def _forbidden(self) -> Evaluation:
@@ -379,6 +394,11 @@ class Mixture:
                 jacobian[j] += yields[j] * power
                 second[j] = np.outer(slope, power) + np.outer(power, slope) + yields[j] * np.outer(power, power)
         return yields, jacobian, second
+
+
+def _allowed(intensity: FloatArray) -> bool:
+    """Whether every lambda_i is positive and finite: an overflow must not look like a perfect fit."""
+    return bool(intensity.min() > 0.0 and intensity.max() < np.inf)
 
 
 def _products(left: FloatArray, right: FloatArray) -> FloatArray:

@@ -15,6 +15,7 @@ Three measures are offered, from the best to the most makeshift:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from gbistat.errors import ModelError
 from gbistat.likelihood.components import LogRatio, MassFactor
 from gbistat.likelihood.mixture import Mixture
 from gbistat.likelihood.parameters import start_vector
+from gbistat.terms.quadrature import gauss_legendre
 
 if TYPE_CHECKING:
     from gbistat.likelihood.model import Model
@@ -35,6 +37,8 @@ __all__ = ["Reference", "asimov_nll", "reference_from_data", "reference_from_poo
 
 STRATA = 20
 """Slices of mass in which pool events share their weight."""
+PANEL = 16
+"""Nodes of one panel of the quadrature."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +82,8 @@ def reference_from_quadrature(model: Model, *, nodes_per_piece: int = 400) -> Re
     model : Model
         Every factor a mass density, all on the same domain.
     nodes_per_piece : int, default 400
-        Gauss-Legendre nodes.
+        Gauss-Legendre nodes on each interval of the domain, 16 a panel; kinks and narrow peaks of the shapes at the start
+        values get panels of their own on top.
 
     Raises
     ------
@@ -89,11 +94,23 @@ def reference_from_quadrature(model: Model, *, nodes_per_piece: int = 400) -> Re
     masses = [factor for factor in factors if isinstance(factor, MassFactor)]
     if len(masses) != len(factors) or not masses:
         raise ModelError("quadrature needs densities of the mass alone; give reference events (reference_from_pool)")
+    start = start_vector(model.parameters)
     signal = next(f for f in model.component(model.signal).factors if isinstance(f, MassFactor))
-    mass, measure = signal.density.nodes(nodes_per_piece)
-    events = Events(mass=mass)
-    mixture = Mixture.of(model, events, start_vector(model.parameters))
-    return Reference(mixture, measure, "quadrature", float("inf"), 1.0, events)
+    breaks: list[float] = []
+    for density in (factor.density for factor in masses):
+        values = np.array([model.parameter(name).start for name in density.parameters])
+        breaks += density.shape.breakpoints(density.shape_parameters(values))
+    panels = max(1, math.ceil(nodes_per_piece / PANEL))
+    low, high = [], []
+    for begin, end in signal.density.domain:
+        inner = [point for point in breaks if begin < point < end]
+        cuts = np.unique(np.concatenate([np.linspace(begin, end, panels + 1), inner]))
+        low.append(cuts[:-1])
+        high.append(cuts[1:])
+    mass, measure = gauss_legendre(np.concatenate(low), np.concatenate(high), PANEL)
+    events = Events(mass=mass.ravel())
+    mixture = Mixture.of(model, events, start)
+    return Reference(mixture, measure.ravel(), "quadrature", float("inf"), 1.0, events)
 
 
 def reference_from_pool(model: Model, pool: Events) -> Reference:
@@ -155,13 +172,23 @@ def reference_from_data(nll: NLL, theta: FloatArray, *, which: int = 0) -> Refer
 
     Notes
     -----
-    At ``theta^`` itself the Asimov set is the data, and for other yields the fit returns those yields exactly. Expected limits
-    carry the fluctuations of the observed events, so they are not independent of the observed limit.
+    Without constraints the Asimov set at ``theta^`` is the data. With them, or at a wall of a parameter, the densities are
+    not normalised on the data at ``theta^``, so each is given a constant factor that makes it so: a fit then returns the
+    yields of the Asimov set exactly. Expected limits carry the fluctuations of the observed events, so they are not
+    independent of the observed limit.
     """
     mixture = nll.mixtures[which]
+    position = {name: i for i, name in enumerate(nll.names)}
+    theta = theta[np.array([position[name] for name in mixture.names], dtype=np.int64)]
     own = np.ones(mixture.size) if mixture.weights is None else mixture.weights
     measure = own / mixture.intensity(theta)
-    return Reference(mixture, measure, "data", float(own.sum() ** 2 / (own**2).sum()), 1.0)
+    shares = np.stack([measure * np.exp(component.log_density(theta)) for component in mixture.components])
+    totals = shares.sum(axis=1)
+    scales = -np.log(np.where(totals > 0, totals, 1.0))
+    signal = [j for j, c in enumerate(mixture.components) if nll.poi in c.rate.linear and totals[j] > 0]
+    points = shares[signal[0]] if signal else own
+    size = float(points.sum() ** 2 / (points**2).sum())
+    return Reference(mixture.reweighted(own, log_scales=scales), measure, "data", size, 1.0)
 
 
 def _normalised(

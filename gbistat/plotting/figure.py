@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gbistat.errors import GbistatError, OutputError, nearest
-from gbistat.plotting.labels import parameter_label
-from gbistat.plotting.limits import draw_cls_scan, draw_comparison, draw_limits
-from gbistat.plotting.mass import draw_spectrum
-from gbistat.plotting.scans import draw_profile
+from gbistat.errors import OutputError, nearest
 from gbistat.plotting.style import styled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from os import PathLike
 
-    from gbistat.data.window import MassWindow
-    from gbistat.fit.spectrum import MassSpectrum
-    from gbistat.inference.results import CLsScan, IntervalResult, LimitResult, ScanResult
-
-__all__ = ["figure_file", "save_cls_scan", "save_comparison", "save_limits", "save_profile", "save_spectrum"]
+__all__ = ["figure_file"]
 
 DPI = 200
 SIZE = (7.0, 5.6)
@@ -78,112 +70,6 @@ def figure_file(
         _write(figure, path, suffix)
 
 
-def save_spectrum(spectrum: MassSpectrum, path: str | PathLike[str]) -> Path:
-    """Write the mass spectrum with its fit and pulls; see `draw_spectrum`.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
-    with figure_file(path, size=(7.0, 6.4), rows=(2.8, 1.0)) as (main, pulls):
-        draw_spectrum(spectrum, main, pulls)
-    return Path(path)
-
-
-def save_profile(
-    scan: ScanResult, intervals: Sequence[IntervalResult], path: str | PathLike[str], *, label: str | None = None
-) -> Path:
-    """Write a profile scan with its intervals; see `draw_profile`.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
-    with figure_file(path) as (ax,):
-        draw_profile(scan, intervals, ax, label=label)
-    return Path(path)
-
-
-def save_cls_scan(scan: CLsScan, limit: LimitResult, path: str | PathLike[str], *, label: str | None = None) -> Path:
-    """Write a CLs scan with its limit; see `draw_cls_scan`.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
-    with figure_file(path) as (ax,):
-        draw_cls_scan(scan, limit, ax, label=label)
-    return Path(path)
-
-
-def save_limits(
-    windows: Sequence[MassWindow],
-    limits: Sequence[LimitResult],
-    path: str | PathLike[str],
-    *,
-    label: str | None = None,
-    mass_name: str = "mass",
-) -> Path:
-    """Write limits against mass windows; see `draw_limits`.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    OptionError
-        If windows and limits do not fit together.
-    OutputError
-        If it cannot be written.
-    """
-    with figure_file(path) as (ax,):
-        text = parameter_label(limits[0].poi, label) if limits else ""
-        draw_limits(windows, limits, ax, text, mass_name=mass_name)
-    return Path(path)
-
-
-def save_comparison(
-    rows: Sequence[tuple[str, LimitResult]], path: str | PathLike[str], *, label: str | None = None
-) -> Path:
-    """Write limits side by side; see `draw_comparison`.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    OptionError
-        If the limits do not fit together.
-    OutputError
-        If it cannot be written.
-    """
-    with figure_file(path, size=(9.0, 1.9 + 0.55 * len(rows))) as (ax,):
-        draw_comparison(rows, ax, label=label)
-    return Path(path)
-
-
 def _write(figure: Any, path: Path, suffix: str) -> None:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -191,8 +77,7 @@ def _write(figure: Any, path: Path, suffix: str) -> None:
             figure.savefig(stream, format=suffix)
         partial.replace(path)
     except OSError as problem:
-        if isinstance(problem, GbistatError):
-            raise
         raise OutputError(f"{path} cannot be written: {problem.strerror or problem}; choose another place") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is not one, there is nothing to remove
+            partial.unlink(missing_ok=True)

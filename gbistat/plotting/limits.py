@@ -5,17 +5,21 @@ The expected bands are green (68 %) and yellow (95 %) in shades that stay apart 
 
 from __future__ import annotations
 
+from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from gbistat.errors import OptionError
+from gbistat.plotting.figure import figure_file
 from gbistat.plotting.labels import limit_text, mass_label, parameter_label, percent
 from gbistat.plotting.layout import place_legend, scaled_label
-from gbistat.plotting.style import ALPHA, ONE_SIGMA, TWO_SIGMA, Artists
+from gbistat.plotting.style import ALPHA, GUIDE, ONE_SIGMA, TWO_SIGMA, Artists
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from os import PathLike
 
     from matplotlib.axes import Axes
 
@@ -23,12 +27,16 @@ if TYPE_CHECKING:
     from gbistat.inference.results import CLsScan, LimitResult
     from gbistat.typing import FloatArray
 
-__all__ = ["draw_cls_scan", "draw_comparison", "draw_limits"]
+__all__ = ["draw_cls_scan", "draw_comparison", "draw_limits", "save_cls_scan", "save_comparison", "save_limits"]
 
 LOG_FROM = 20.0
 """Ratio of the largest to the smallest limit from which an axis of limits is logarithmic."""
 BEYOND = 1.6
 """How far a CLs scan is shown, relative to the largest limit in it."""
+WIDE = 15
+"""Number of windows up to which a dashed line fits into each."""
+NAME_WIDTH = 30
+"""Characters a line in the name of a method."""
 BAND_TEXTS = ("observed", "median expected", "expected, 68 %", "expected, 95 %")
 
 
@@ -51,7 +59,14 @@ def draw_cls_scan(scan: CLsScan, limit: LimitResult, ax: Axes, *, label: str | N
     dict
         ``observed``, ``median`` (lines), ``one_sigma``, ``two_sigma`` (filled bands), ``alpha`` (line), ``alpha_label``,
         ``limit``, ``expected_limit`` (markers), ``drops`` (lines from these to the axis), ``legend``.
+
+    Raises
+    ------
+    OptionError
+        If the limit is not of the scan's parameter.
     """
+    if limit.poi != scan.poi:
+        raise OptionError(f"a limit on {limit.poi} does not belong on a scan of {scan.poi}")
     alpha, median = 1.0 - limit.cl, limit.expected[2]
     x, expected = scan.values, scan.expected
     artists: Artists = {
@@ -81,6 +96,24 @@ def draw_cls_scan(scan: CLsScan, limit: LimitResult, ax: Axes, *, label: str | N
     upper = np.interp(grid, x, np.fmax(scan.observed, expected[:, 4]))
     artists["legend"] = place_legend(ax, handles, texts, grid, upper, sides=("right",))
     return artists
+
+
+def save_cls_scan(scan: CLsScan, limit: LimitResult, path: str | PathLike[str], *, label: str | None = None) -> Path:
+    """Write a CLs scan with its limit; see `draw_cls_scan`.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    with figure_file(path) as (ax,):
+        draw_cls_scan(scan, limit, ax, label=label)
+    return Path(path)
 
 
 def draw_limits(
@@ -132,11 +165,30 @@ def draw_limits(
     for name, low, high, color in (("two_sigma", 0, 4, TWO_SIGMA), ("one_sigma", 1, 3, ONE_SIGMA)):
         height = expected[:, high] - expected[:, low]
         artists[name] = ax.bar(at.centre, height, 2 * at.band, expected[:, low], color=color, linewidth=0, zorder=1)
+    dashes = "--" if len(windows) <= WIDE else "-"
     artists["median"] = ax.hlines(
-        expected[:, 2], at.centre - at.band, at.centre + at.band, color="black", linestyle="--", zorder=2
+        expected[:, 2],
+        at.centre - at.band,
+        at.centre + at.band,
+        color="black",
+        linestyle=dashes,
+        linewidth=1.2,
+        zorder=2,
     )
+    bars: dict[str, Any] = {"ecolor": "black", "elinewidth": 1.4}
+    if bool(np.any(at.band < at.half)):
+        bars = {"ecolor": GUIDE, "elinewidth": 0.7}
+    size = 5.0 if len(windows) <= WIDE else 3.4
     artists["observed"] = ax.errorbar(
-        at.centre, observed, xerr=at.half, color="black", marker="o", linestyle="none", elinewidth=1.4, zorder=3
+        at.centre,
+        observed,
+        xerr=at.half,
+        color="black",
+        marker="o",
+        markersize=size,
+        linestyle="none",
+        zorder=3,
+        **bars,
     )
     left, right = at.centre - np.maximum(at.half, at.band), at.centre + np.maximum(at.half, at.band)
     pad = 0.03 * float(right.max() - left.min())
@@ -151,6 +203,34 @@ def draw_limits(
     outline = np.r_[left, at.centre, right], np.r_[upper, upper, upper]
     artists["legend"] = place_legend(ax, *_band_entries(artists), *outline, sides=("right", "left", "center"), ncols=2)
     return artists
+
+
+def save_limits(
+    windows: Sequence[MassWindow],
+    limits: Sequence[LimitResult],
+    path: str | PathLike[str],
+    *,
+    poi_label: str | None = None,
+    mass_name: str = "mass",
+) -> Path:
+    """Write limits against mass windows; see `draw_limits`.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    OptionError
+        If windows and limits do not fit together.
+    OutputError
+        If it cannot be written.
+    """
+    with figure_file(path) as (ax,):
+        text = parameter_label(limits[0].poi, poi_label) if limits else ""
+        draw_limits(windows, limits, ax, text, mass_name=mass_name)
+    return Path(path)
 
 
 def draw_comparison(rows: Sequence[tuple[str, LimitResult]], ax: Axes, *, label: str | None = None) -> Artists:
@@ -189,7 +269,7 @@ def draw_comparison(rows: Sequence[tuple[str, LimitResult]], ax: Axes, *, label:
     (artists["points"],) = ax.plot(observed, y, marker="o", color="black", linestyle="none", zorder=4)
     _set_limit_range(ax, "x", np.r_[expected.ravel(), observed])
     ax.set_ylim(y[-1] - 0.6, 0.6)
-    ax.set_yticks(y, [name for name, _ in rows], minor=False)
+    ax.set_yticks(y, [fill(name, NAME_WIDTH) for name, _ in rows])
     ax.tick_params(axis="y", which="both", length=0)
     scaled_label(ax, "x", f"{percent(limits[0].cl)} CL limit on {parameter_label(limits[0].poi, label)}")
     artists["numbers"] = [_numbers(ax, 0.5, "observed (expected)", va="bottom")]
@@ -200,6 +280,28 @@ def draw_comparison(rows: Sequence[tuple[str, LimitResult]], ax: Axes, *, label:
     handles, texts = _band_entries(artists | {"observed": (artists["observed"], artists["points"])})
     artists["legend"] = ax.legend(handles, texts, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return artists
+
+
+def save_comparison(
+    rows: Sequence[tuple[str, LimitResult]], path: str | PathLike[str], *, label: str | None = None
+) -> Path:
+    """Write limits side by side; see `draw_comparison`.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    OptionError
+        If the limits do not fit together.
+    OutputError
+        If it cannot be written.
+    """
+    with figure_file(path, size=(9.0, 1.9 + 0.55 * len(rows))) as (ax,):
+        draw_comparison(rows, ax, label=label)
+    return Path(path)
 
 
 class _Places(NamedTuple):
@@ -219,7 +321,8 @@ def _places(windows: Sequence[MassWindow]) -> _Places:
         place, width = np.arange(len(windows), dtype=np.float64), np.full(len(windows), 0.4)
         return _Places(place, width, width, [f"{window.low:g}–{window.high:g}" for window in windows])
     overlap = bool(np.any(low[1:] < high[:-1]))
-    return _Places(centre, half, np.minimum(half, 0.4 * spacing.min()) if overlap else half, None)
+    share = 0.45 if len(windows) <= WIDE else 0.5
+    return _Places(centre, half, np.minimum(half, share * spacing.min()) if overlap else half, None)
 
 
 def _name_windows(ax: Axes, at: _Places, unit: str, mass_name: str) -> None:
@@ -243,10 +346,11 @@ def _set_limit_range(ax: Axes, axis: Literal["x", "y"], values: FloatArray) -> N
 def _shown(values: FloatArray, limit: LimitResult) -> tuple[float, float]:
     """Range of a CLs scan: all of it, less what lies far beyond every limit, and at least the limits."""
     finite = [value for value in (limit.observed, *limit.expected) if np.isfinite(value)]
+    marked = [value for value in (limit.observed, limit.expected[2]) if np.isfinite(value)]
     low, high = float(values.min()), float(values.max())
     if finite:
-        high = max(min(high, BEYOND * max(finite)), limit.expected[2], limit.observed)
-    return low, high
+        high = min(high, BEYOND * max(finite))
+    return min([low, *marked]), max([high, *marked])
 
 
 def _band_entries(artists: Artists) -> tuple[list[Any], list[str]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ALPHA",
     "BACKGROUND",
+    "BARS",
     "GUIDE",
     "INTERVALS",
     "ONE_SIGMA",
@@ -34,6 +35,7 @@ BACKGROUND = "#3f6fd8"
 SIGNAL = "#e42536"
 ALPHA = "#e42536"
 WINDOW = "#9c9ca1"
+BARS = "#77777c"
 GUIDE = "#55555a"
 ONE_SIGMA = "#607641"
 TWO_SIGMA = "#f5bb54"
@@ -46,14 +48,13 @@ OVERRIDES: dict[str, Any] = {
     "axes.labelsize": "medium",
     "axes.linewidth": 1.2,
     "axes.unicode_minus": True,
-    "axes.formatter.use_mathtext": True,
-    "axes.formatter.limits": (-3, 5),
     "figure.facecolor": "white",
     "legend.fontsize": "small",
     "legend.frameon": False,
     "legend.handlelength": 1.6,
     "lines.linewidth": 1.6,
     "lines.markersize": 5.0,
+    "mathtext.default": "it",
     "savefig.bbox": None,
     "savefig.facecolor": "white",
     "xtick.labelsize": "small",

@@ -116,7 +116,7 @@ def balance_weights(
         As `local_density`.
     """
     tables = [local_density(mass, weights, interval, neighbours=neighbours) for mass, weights in (signal, background)]
-    balanced = []
+    balanced: list[FloatArray] = []
     for mass, weights in (signal, background):
         densities = [np.interp(mass, *table) for table in tables]
         own = densities[len(balanced)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -184,15 +185,22 @@ class ModelPart(Record):
         Range of the mass of the background's fit to the sidebands, and of the fit of the signal's mass shape.
     background_parameters : int
         Parameters of the dijet function.
+    sqrt_s : float
+        Energy of the collisions in the unit of the mass, the scale of the dijet function.
     bins : int
         Mass bins in which E_b[r] is stored.
+    reference : {"mixed", "background"}
+        What ``reference.json`` holds: held-out background alone, or with held-out signal, both weighted such that
+        together they stand for background (`gbistat.training.grading.Grader.mixed_reference`).
     """
 
     window: Interval
     valid: Interval
     fit_range: Interval
     background_parameters: Annotated[int, Field(strict=True, ge=2, le=5)] = 3
+    sqrt_s: Positive = 13000.0
     bins: AtLeastOne = 10
+    reference: Literal["mixed", "background"] = "mixed"
 
 
 class RatioCard(Record):
@@ -283,7 +291,7 @@ class RatioCard(Record):
             if inner[0] < outer[0] or inner[1] > outer[1]:
                 raise ValueError(f"{name} {list(inner)} is not inside {other} {list(outer)}; narrow it or widen that")
         masses = [signal.resonance for signal in self.signals]
-        if any(low >= high for low, high in zip(masses, masses[1:], strict=False)):
+        if any(low >= high for low, high in itertools.pairwise(masses)):
             raise ValueError(f"the resonance masses {masses} do not increase; list the signals in order of mass")
         low, high = self.balance.resonances
         reach = (low * (1 + self.balance.core), high * (1 - self.balance.core))

@@ -22,21 +22,33 @@ not, the odds are miscalibrated, and the difference belongs into the uncertainty
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import chi2
 
 from gbistat.errors import OptionError
 
 if TYPE_CHECKING:
     from gbistat.typing import FloatArray
 
-__all__ = ["KappaEstimate", "KappaStudy", "bridge_log_kappa", "effective_size", "mean_log_kappa", "study_log_kappa"]
+__all__ = [
+    "KappaEstimate",
+    "KappaStudy",
+    "bridge_log_kappa",
+    "effective_size",
+    "expected_mean_error",
+    "mean_log_kappa",
+    "study_log_kappa",
+]
 
 NEWTON_STEPS = 60
 BRIDGE_FRACTION = 0.5
+AGREEMENT = 2.0  # standard deviations
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -56,12 +68,14 @@ class KappaStudy:
     bridge, mean : KappaEstimate
         The two estimates.
     difference : KappaEstimate
-        Bridge minus mean; its error knows their correlation.
+        Bridge minus mean, with an error that knows their correlation.
     scatter : float
-        Standard deviation of ln kappa between mass bins beyond its statistical error, 0 if there is none.
+        Standard deviation of ln kappa between mass bins beyond its statistical error; 0 unless it is significant.
+    scatter_p_value : float
+        Of the chi-square of the bins against one ln kappa.
     sigma : float
-        Error to use with ``bridge.value``: its own, the scatter, and what the difference exceeds its error by, in
-        quadrature.
+        Error to use with ``bridge.value``: its own, the scatter, and by how much the difference exceeds twice its error,
+        in quadrature.
     effective_size : float
         (sum w o)^2 / sum (w o)^2 over the background: how many events the mean rests on.
     """
@@ -70,13 +84,14 @@ class KappaStudy:
     mean: KappaEstimate
     difference: KappaEstimate
     scatter: float
+    scatter_p_value: float
     sigma: float
     effective_size: float
 
     @property
     def agree(self) -> bool:
-        """Whether the two estimates agree within one standard deviation of their difference."""
-        return abs(self.difference.value) <= self.difference.sigma
+        """Whether the two estimates agree within twice the standard deviation of their difference."""
+        return abs(self.difference.value) <= AGREEMENT * self.difference.sigma
 
 
 def mean_log_kappa(log_odds: FloatArray, weights: FloatArray) -> float:
@@ -143,7 +158,7 @@ def study_log_kappa(
     replicas: int,
     rng: np.random.Generator,
 ) -> KappaStudy:
-    """Both estimates of ln kappa with errors from a Poisson bootstrap of the held-out events.
+    """Both estimates of ln kappa with their errors.
 
     Parameters
     ----------
@@ -153,44 +168,57 @@ def study_log_kappa(
     edges : array of shape (number of bins + 1,)
         Mass bins for the scatter.
     replicas : int
-        Bootstrap replicas.
+        Replicas of the Poisson bootstrap that gives the error of the bridge estimate.
     rng : numpy.random.Generator
         Source of randomness.
 
     Notes
     -----
-    The bootstrap understates the error of the mean where a few events carry it, as `effective_size` shows: what is
-    not in the sample cannot be resampled. The weights are not computed anew in each replica.
+    The variance of the mean is (E_b[r^2] - 1) / n, and E_b[r^2] = E_s[r] is taken from signal. A bootstrap of the
+    background would understate it: the few events at the largest r that carry the mean are often not in the sample, and
+    what is not in the sample is not resampled. The bridge weights are bounded, and its bootstrap is sound. Event weights
+    are not computed anew in each replica. Errors in mass bins and the covariance are to first order in 1 / n.
     """
-    binned = [_in_bins(events, edges) for events in (signal, background)]
-    in_bins = [(s, b) for s, b in zip(*binned, strict=True) if s[0].size and b[0].size]
-    estimates = np.array(
-        [_all_estimates(_resampled(signal, rng), _resampled(background, rng)) for _ in range(replicas)]
+    toys = [bridge_log_kappa(_resampled(signal, rng), _resampled(background, rng)) for _ in range(replicas)]
+    bridge = KappaEstimate(bridge_log_kappa(signal[:2], background[:2]), float(np.std(toys, ddof=1)))
+    of_signal, of_background = (log_odds + bridge.value for log_odds in (signal[0], background[0]))
+    mean = KappaEstimate(mean_log_kappa(*background[:2]), expected_mean_error(of_signal, signal[1], background[1]))
+    covariance = _covariance((of_signal, signal[1]), (of_background, background[1]))
+    difference = KappaEstimate(
+        bridge.value - mean.value, math.sqrt(max(mean.sigma**2 + bridge.sigma**2 - 2.0 * covariance, 0.0))
     )
-    bridge, mean = _all_estimates(signal[:2], background[:2])
-    errors = np.std(estimates, axis=0, ddof=1)
-    difference = KappaEstimate(bridge - mean, float(np.std(estimates[:, 0] - estimates[:, 1], ddof=1)))
-    scatter = _scatter(in_bins, replicas, rng)
-    excess = math.sqrt(max(0.0, difference.value**2 - difference.sigma**2))
+    pairs = zip(_in_bins(signal, edges), _in_bins(background, edges), strict=True)
+    bins = [_estimate(s[:2], b[:2]) for s, b in pairs if s[0].size and b[0].size]
+    scatter, p_value = _scatter(np.array([item.value for item in bins]), np.array([item.sigma for item in bins]))
+    excess = max(0.0, abs(difference.value) - AGREEMENT * difference.sigma)
     return KappaStudy(
-        bridge=KappaEstimate(bridge, float(errors[0])),
-        mean=KappaEstimate(mean, float(errors[1])),
+        bridge=bridge,
+        mean=mean,
         difference=difference,
         scatter=scatter,
-        sigma=math.sqrt(float(errors[0]) ** 2 + excess**2 + scatter**2),
+        scatter_p_value=p_value,
+        sigma=math.sqrt(bridge.sigma**2 + excess**2 + scatter**2),
         effective_size=effective_size(background[0], background[1]),
     )
+
+
+def expected_mean_error(log_ratio: FloatArray, weights: FloatArray, background_weights: FloatArray) -> float:
+    """Standard deviation of the weighted mean of r over background events, from signal: E_b[r^2] = E_s[r].
+
+    Parameters
+    ----------
+    log_ratio, weights : array of shape (n,)
+        ln r of signal events and their weights.
+    background_weights : array of shape (n_b,)
+        Weights of the background events that the mean is taken over.
+    """
+    second_moment = math.exp(_log_sum(log_ratio, weights)) / float(np.sum(weights))
+    return math.sqrt(max(second_moment - 1.0, 0.0) / _events(background_weights))
 
 
 def effective_size(log_odds: FloatArray, weights: FloatArray) -> float:
     """(sum w o)^2 / sum (w o)^2, a number of events."""
     return math.exp(2.0 * _log_sum(log_odds, weights) - _log_sum(2.0 * log_odds, weights**2))
-
-
-def _all_estimates(
-    signal: tuple[FloatArray, FloatArray], background: tuple[FloatArray, FloatArray]
-) -> tuple[float, float]:
-    return bridge_log_kappa(signal, background), mean_log_kappa(*background)
 
 
 def _resampled(
@@ -205,26 +233,63 @@ def _in_bins(
     events: tuple[FloatArray, FloatArray, FloatArray], edges: FloatArray
 ) -> list[tuple[FloatArray, FloatArray, FloatArray]]:
     log_odds, weights, mass = events
-    inside = [(mass >= low) & (mass < high) for low, high in zip(edges, edges[1:], strict=False)]
+    inside = [(mass >= low) & (mass < high) for low, high in itertools.pairwise(edges)]
     return [(log_odds[mask], weights[mask], mass[mask]) for mask in inside]
 
 
-def _scatter(
-    in_bins: list[tuple[tuple[FloatArray, FloatArray, FloatArray], tuple[FloatArray, FloatArray, FloatArray]]],
-    replicas: int,
-    rng: np.random.Generator,
-) -> float:
-    """Standard deviation between bins beyond the statistical one (method of moments)."""
-    if len(in_bins) < 2:
-        return 0.0
-    values = np.array([bridge_log_kappa(s[:2], b[:2]) for s, b in in_bins])
-    toys = np.array(
-        [
-            [bridge_log_kappa(_resampled(s, rng), _resampled(b, rng)) for s, b in in_bins]
-            for _ in range(max(2, replicas // 4))
-        ]
+def _estimate(signal: tuple[FloatArray, FloatArray], background: tuple[FloatArray, FloatArray]) -> KappaEstimate:
+    """Bridge estimate with its error to first order."""
+    value = bridge_log_kappa(signal, background)
+    of_signal, of_background = (log_odds + value for log_odds, _ in (signal, background))
+    g_s, g_b = 2.0 * _logistic(-of_signal), 2.0 * _logistic(of_background)
+    variance = sum(
+        np.average((g - np.average(g, weights=w)) ** 2, weights=w) / _events(w)
+        for g, w in ((g_s, signal[1]), (g_b, background[1]))
     )
-    return math.sqrt(max(0.0, float(np.var(values, ddof=1) - np.mean(np.var(toys, axis=0, ddof=1)))))
+    slope = _slope((of_signal, signal[1]), (of_background, background[1]))
+    return KappaEstimate(value, math.sqrt(float(variance)) / slope)
+
+
+def _covariance(signal: tuple[FloatArray, FloatArray], background: tuple[FloatArray, FloatArray]) -> float:
+    """Covariance of the bridge estimate and the mean, to first order; arguments are ln r and weights.
+
+    A background event moves the first by -g / (n S), with g = r / ((1 + r) / 2), and the second by -(r - 1) / n. Moments
+    of g r over the background are taken from signal.
+    """
+    g_s, g_b = (2.0 * _logistic(log_ratio) for log_ratio, _ in (signal, background))
+    product = np.average(g_s, weights=signal[1]) - np.average(g_b, weights=background[1])
+    return float(product) / (_slope(signal, background) * _events(background[1]))
+
+
+def _slope(signal: tuple[FloatArray, FloatArray], background: tuple[FloatArray, FloatArray]) -> float:
+    """Derivative S in ln kappa of the left minus the right side of the bridge equation, for f = 1/2."""
+    terms = []
+    for log_ratio, weights in (signal, background):
+        c = _logistic(log_ratio)
+        terms.append(2.0 * float(np.average(c * (1.0 - c), weights=weights)))
+    return sum(terms)
+
+
+def _events(weights: FloatArray) -> float:
+    """Number of events of weight 1 with the same statistical error."""
+    return float(np.sum(weights)) ** 2 / float(np.sum(weights**2))
+
+
+def _scatter(values: FloatArray, errors: FloatArray) -> tuple[float, float]:
+    """Standard deviation between bins beyond the statistical one, and the p-value of there being none.
+
+    The method of moments of R. DerSimonian and N. Laird, Controlled Clinical Trials 7 (1986) 177, eq. (8).
+    """
+    if values.size < 2:
+        return 0.0, 1.0
+    inverse = 1.0 / errors**2
+    q = float(np.sum(inverse * (values - np.average(values, weights=inverse)) ** 2))
+    degrees = values.size - 1
+    p_value = float(chi2.sf(q, degrees))
+    if p_value > SIGNIFICANT:
+        return 0.0, p_value
+    scale = float(np.sum(inverse) - np.sum(inverse**2) / np.sum(inverse))
+    return math.sqrt(max(0.0, (q - degrees) / scale)), p_value
 
 
 def _bracket(log_s: FloatArray, log_b: FloatArray, shift: float) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -227,7 +226,7 @@ def write_json(path: Path, data: object) -> None:
     """Write JSON whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _read_json(path: Path) -> Json:
@@ -247,10 +246,10 @@ def _save_held_out(path: Path, card: RatioCard, background: Sample, signals: Seq
         events = sample.part(part)
         return events.select((events.mass >= low) & (events.mass < high)).matrix(card.names)
 
-    arrays = {"background": inside(background, "reference")}
+    arrays: dict[str, Any] = {"background": inside(background, "reference")}
     for index, sample in enumerate(signals):
         arrays[f"signal_{index}"] = inside(sample, "reference")
         arrays[f"train_mass_{index}"] = inside(sample, "train")[:, card.mass_column]
     partial = path.with_name(".held_out.partial.npz")
     np.savez_compressed(partial, **arrays)
-    os.replace(partial, path)
+    partial.replace(path)

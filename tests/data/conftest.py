@@ -53,18 +53,18 @@ def dijets(rng):
 
 
 def write_fixed(path, columns, blocks=None, key="df"):
-    """The pandas "fixed" layout as h5py sees it; `blocks` is a list of (dtype, names)."""
+    """The pandas "fixed" layout as h5py sees it; `blocks` lists the names of each block."""
     n = len(next(iter(columns.values())))
-    blocks = blocks or [(np.float64, list(columns))]
+    blocks = blocks or [list(columns)]
     with h5py.File(path, "a") as file:
         frame = file.create_group(key)
         frame.attrs.update(pandas_type=b"frame", nblocks=len(blocks), ndim=2, encoding=b"UTF-8")
         frame["axis0"] = np.array([name.encode() for name in columns])
         frame["axis1"] = np.arange(n)
-        for number, (dtype, names) in enumerate(blocks):
+        for number, names in enumerate(blocks):
             frame[f"block{number}_items"] = np.array([name.encode() for name in names])
             values = frame.create_dataset(
-                f"block{number}_values", data=np.column_stack([columns[name] for name in names]).astype(dtype)
+                f"block{number}_values", data=np.column_stack([columns[name] for name in names])
             )
             values.attrs["transposed"] = np.uint8(1)
 
@@ -83,7 +83,7 @@ def write_layout(path, columns, layout):
         write_fixed(path, columns)
     elif layout == "fixed_blocks":
         names = list(columns)
-        write_fixed(path, columns, [(np.float64, names[1::2]), (np.float64, names[::2])])
+        write_fixed(path, columns, [names[1::2], names[::2]])
     elif layout in ("plain", "group"):
         with h5py.File(path, "w") as file:
             where = file if layout == "plain" else file.create_group("deep/events")

@@ -167,3 +167,8 @@ def test_hint_compares_the_declared_unit_not_the_one_of_the_window():
     # Masses of 2500 to 6000 "TeV" against a window in GeV: the file is in GeV.
     text = nothing_selected(10, (2500.0, 6000.0), "TeV", [MassWindow(3300.0, 3700.0)])
     assert "the masses span 2500 to 6000 TeV; if the file is in GeV" in text
+
+
+def test_no_other_unit_is_offered_where_the_window_lies_between_events():
+    text = nothing_selected(2, (2000.0, 5000.0), "GeV", [MassWindow(3300.0, 3700.0)])
+    assert "if the file is in" not in text

@@ -70,6 +70,13 @@ def test_inverse_stays_in_range_and_keeps_digits_at_the_ends():
     assert far.max() <= 1.0
 
 
+@pytest.mark.parametrize("ends", [(0.0, 1000.0), (-1000.0, 0.0)])
+def test_inverse_keeps_digits_next_to_either_end(ends):
+    transform = FeatureTransform(("a",), [ends[0]], [ends[1]], [0.0], [1.0])
+    y = np.array([[30.0 if ends[1] == 0.0 else -30.0]])
+    np.testing.assert_allclose(transform.forward(transform.inverse(y)), y, rtol=1e-12)
+
+
 def test_log_jacobian_against_numerical_derivative(transform, sideband):
     # Away from the ends, so that the steps of the numerical derivative stay inside the range.
     u = (sideband - transform.low) / (transform.high - transform.low)

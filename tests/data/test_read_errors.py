@@ -62,8 +62,6 @@ def test_text_under_a_wrong_suffix(suffix, tmp_path):
 
 
 def test_file_with_zero_rows(layout, dijets, write):
-    if layout == "rntuple":
-        pytest.skip("an RNTuple without clusters is covered by the TTree")
     empty = {name: values[:0] for name, values in dijets(4).items()}
     assert "holds no events" in message_of(write(empty, layout))
 

@@ -48,8 +48,8 @@ def test_weighted_events(rng: np.random.Generator) -> None:
 
 
 def test_many_blocks(rng: np.random.Generator) -> None:
-    nll = ExtendedUnbinnedNLL.from_log_ratio(rng.normal(-1.0, 1.0, 40_001))
-    assert_derivatives(nll, np.array([900.0, 39_000.0]))
+    nll = ExtendedUnbinnedNLL.from_log_ratio(rng.normal(-1.0, 1.0, 17_001))
+    assert_derivatives(nll, np.array([400.0, 16_500.0]))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -93,7 +93,11 @@ def test_crystal_ball_and_dijet_function(rng: np.random.Generator) -> None:
             *(Parameter(name, start) for name, start in zip(smooth.parameters, (10.0, 5.0, 0.1), strict=True)),
         ),
     )
-    nll = ExtendedUnbinnedNLL(model, Events(mass=rng.uniform(3300.0, 3700.0, 200)))
+    mass = rng.uniform(3300.0, 3700.0, 220)
+    # The second derivative jumps where core and tail meet: differences are wrong for events that a step takes across.
+    joints = 3500.0 * 1.01 + 70.0 * 1.1 * np.array([-1.5, 2.0])
+    mass = mass[(np.abs(mass[:, None] - joints) > 20.0).all(axis=1)]
+    nll = ExtendedUnbinnedNLL(model, Events(mass=mass))
     assert_derivatives(nll, np.array([12.0, 1.01, 1.1, 190.0, 11.0, 4.5, 0.12]))
 
 

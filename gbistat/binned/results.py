@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from gbistat.inference.results import IntervalResult
+    from gbistat.inference.results import DiscoveryResult, IntervalResult, LimitResult
     from gbistat.typing import Json
 
 __all__ = ["BinnedResult"]
@@ -29,15 +26,11 @@ class BinnedResult:
         Parameter of interest.
     value, error : float
         Estimate, not bounded at 0, and its error from the Hessian.
-    intervals : mapping of float to IntervalResult
-        Profile-likelihood intervals by confidence level.
-    cl : float
-        Confidence level of the limits.
-    observed : float
-        CLs upper limit.
-    expected : tuple of 5 float
-        Limits expected under background only at -2, -1, 0, +1, +2 sigma.
-    p0, z : float
+    intervals : tuple of IntervalResult
+        Profile-likelihood intervals.
+    limit : LimitResult
+        CLs upper limit, and those expected under background only at -2, -1, 0, +1, +2 sigma.
+    discovery : DiscoveryResult
         Local p-value and significance of background only.
     notes : tuple of str
         What a reader must know.
@@ -48,16 +41,10 @@ class BinnedResult:
     poi: str
     value: float
     error: float
-    intervals: Mapping[float, IntervalResult]
-    cl: float
-    observed: float
-    expected: tuple[float, float, float, float, float]
-    p0: float
-    z: float
-    notes: tuple[str, ...] = field(default=())
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "intervals", MappingProxyType(dict(self.intervals)))
+    intervals: tuple[IntervalResult, ...]
+    limit: LimitResult
+    discovery: DiscoveryResult
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> Json:
         """Plain numbers, for JSON."""
@@ -68,10 +55,10 @@ class BinnedResult:
                 self.poi: {
                     "value": self.value,
                     "error": self.error,
-                    "intervals": {f"{cl:g}": [list(s) for s in i.segments] for cl, i in self.intervals.items()},
+                    "intervals": {f"{i.cl:g}": [list(segment) for segment in i.segments] for i in self.intervals},
                 }
             },
-            "limit": {"cl": self.cl, "observed": self.observed, "expected": list(self.expected)},
-            "significance": {"p0_local": self.p0, "z_local": self.z},
+            "limit": self.limit.to_dict(),
+            "significance": {"p0_local": self.discovery.p0, "z_local": self.discovery.z},
             "notes": list(self.notes),
         }

@@ -1,0 +1,147 @@
+"""The binned results that stand beside an unbinned one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gbistat.binned.binning import LOG_RATIO, mass_binning
+from gbistat.binned.fit import binned_inference
+from gbistat.binned.observables import log_ratio_binning
+from gbistat.binned.workspace import to_pyhf
+from gbistat.errors import FitFailed, ModelError, ParameterError, ScanRangeError
+from gbistat.fit.minimize import fit
+from gbistat.likelihood.reference import needs_pool
+
+if TYPE_CHECKING:
+    from gbistat.binned.results import BinnedResult
+    from gbistat.binned.workspace import BinnedTwin
+    from gbistat.data.events import Events
+    from gbistat.likelihood.model import Model
+    from gbistat.likelihood.nll import ExtendedUnbinnedNLL
+    from gbistat.likelihood.reference import Reference
+
+__all__ = ["binned_results", "binned_twin", "unconstrained_shapes"]
+
+
+def binned_results(
+    model: Model,
+    nll: ExtendedUnbinnedNLL,
+    events: Events,
+    reference: Reference | None = None,
+    *,
+    cl: float = 0.95,
+    mass_bins: int = 20,
+    ratio_bins: int = 30,
+    min_background: float = 5.0,
+) -> tuple[list[BinnedResult], list[str]]:
+    """pyhf's results in bins of the mass and, where a network looks at features, in bins of the log ratio.
+
+    Parameters
+    ----------
+    model : Model
+        The unbinned model.
+    nll : ExtendedUnbinnedNLL
+        Its likelihood of the events: the networks are not evaluated again.
+    events : Events
+        The events in its window.
+    reference : Reference, optional
+        Pool of background events, for the log ratio.
+    cl : float, default 0.95
+        Confidence level of the limits.
+    mass_bins, ratio_bins : int
+        Number of bins; see :func:`mass_binning` and :func:`log_ratio_binning`.
+    min_background : float, default 5
+        Expected background events of a bin of the log ratio.
+
+    Returns
+    -------
+    list of BinnedResult, list of str
+        Results, and notes: why one could not be made, and what else a reader must know. A cross-check that fails does
+        not take the unbinned result with it.
+
+    Raises
+    ------
+    OptionError
+        If an option is out of its range.
+    UnitsError, EventsError
+        If the events do not belong to the model.
+    """
+    results: list[BinnedResult] = []
+    notes: list[str] = []
+    held: dict[str, float] = {}
+    loose = unconstrained_shapes(model)
+    if loose:
+        best = fit(nll)
+        held = {name: best.value(name) for name in loose}
+        values = ", ".join(f"{name} = {value:.6g}" for name, value in held.items())
+        notes.append(f"binned results hold {values}: HistFactory has no shape parameter without a constraint")
+    for observable in (events.mass_name, *([LOG_RATIO] if needs_pool(model) else [])):
+        try:
+            twin = binned_twin(
+                model,
+                nll,
+                events,
+                observable,
+                reference=reference,
+                held=held,
+                n_bins=mass_bins if observable == events.mass_name else ratio_bins,
+                min_background=min_background,
+            )
+            results.append(binned_inference(twin, cl=cl))
+        except (ModelError, ParameterError, FitFailed, ScanRangeError) as error:
+            notes.append(f"no binned result in {observable}: {error}")
+    notes += [f"binned in {result.observable}: {note}" for result in results for note in result.notes]
+    return results, notes
+
+
+def binned_twin(
+    model: Model,
+    nll: ExtendedUnbinnedNLL,
+    events: Events,
+    observable: str,
+    *,
+    reference: Reference | None = None,
+    held: dict[str, float] | None = None,
+    n_bins: int = 20,
+    min_background: float = 5.0,
+) -> BinnedTwin:
+    """Binned twin of a likelihood in the mass or the log ratio, with the usual bins.
+
+    Parameters
+    ----------
+    model, nll, events, reference
+        See :func:`binned_results`.
+    observable : str
+        Name of the mass, or ``"log_ratio"``.
+    held : dict of str to float, optional
+        Parameters to hold.
+    n_bins : int, default 20
+        Number of bins.
+    min_background : float, default 5
+        Expected background events of a bin of the log ratio.
+
+    Raises
+    ------
+    ModelError
+        If the model has no window, or see :func:`gbistat.binned.workspace.to_pyhf`.
+    OptionError
+        If an option is out of its range.
+    """
+    if observable == LOG_RATIO:
+        binning = log_ratio_binning(model, reference, n_bins=n_bins, min_background=min_background, held=held)
+    elif model.window is None:
+        raise ModelError("bins of the mass need a window, and this model has none; make the bins by hand (Binning)")
+    else:
+        binning = mass_binning(model.window, n_bins=n_bins, observable=events.mass_name)
+    usable = None if reference is not None and reference.kind == "data" else reference
+    return to_pyhf(model, events, binning, reference=usable, mixture=nll.mixture, held=held)
+
+
+def unconstrained_shapes(model: Model) -> tuple[str, ...]:
+    """Free parameters that change a shape, or scale a yield exponentially, and have no constraint."""
+    constrained = {name for constraint in model.constraints for name in constraint.names}
+    return tuple(
+        parameter.name
+        for parameter in model.parameters
+        if not (parameter.fixed or parameter.name in constrained or model.yield_only(parameter.name))
+    )
