@@ -236,7 +236,7 @@ def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, bin
         cls = AsymptoticCLs(nll, (reference,), best=best)
         limit = cls.limit(cl=options.cl)
         top = 1.25 * max(limit.observed, limit.expected[-1])
-        cls_scan = cls.scan(np.linspace(top / 60, top, 60))
+        cls_scan = cls.scan(np.linspace(0.0, top, 81))
         found = discovery(nll, best=best, references=(reference,), expected_at=limit.expected[2])
         wide = base.intervals[poi][-1]
         low = best.value(poi) - 4 * best.error(poi) if wide.low is None else wide.low - best.error(poi)
@@ -265,7 +265,7 @@ def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, bin
 def _scan_grid(analysis: Analysis, low: float, high: float, best: float) -> list[float]:
     """Points of the profile plot: only those where the likelihood has support."""
     parameter = analysis.model.parameter(analysis.model.poi)
-    grid = np.unique(np.r_[np.linspace(max(low, parameter.low), min(high, parameter.high), 60), best])
+    grid = np.unique(np.r_[np.linspace(max(low, parameter.low), min(high, parameter.high), 80), best])
     return [float(x) for x in grid]
 
 
@@ -286,6 +286,12 @@ def _warnings(analysis: Analysis, best: FitResult) -> tuple[str, ...]:
             warnings.append(
                 f"the data pull {', '.join(constraint.names)} {tension:.1f} sigma away from the auxiliary measurement"
             )
+    poi = analysis.model.poi
+    if best.value(poi) + 2.0 * best.error(poi) < 0.0:
+        warnings.append(
+            f"{poi} is negative by more than two standard deviations: fewer events look like signal than the background and "
+            "the ratio predict; with a handful of such events expected, asymptotic intervals below 0 mean little"
+        )
     if best.at_bound:
         warnings.append(f"{', '.join(best.at_bound)} ended at a wall of the allowed range")
     return tuple(dict.fromkeys(warnings))

@@ -214,7 +214,7 @@ def _kept_cuts(
     end = x.size
 
     def enough(begin: int, stop: int) -> bool:
-        return total[stop] - total[begin] >= min_background and stop - begin >= 0
+        return total[stop] - total[begin] >= min_background and stop - begin >= min_points
 
     for cut in reversed(cuts.tolist()):
         # Between equal values there is no edge; move down to where the value changes.

@@ -14,11 +14,11 @@ from gbistat.errors import EventsError, GbistatError, ModelError, WindowError
 from gbistat.fit.sidebands import fit_sidebands
 from gbistat.likelihood.components import Component, Factor, LogRatio, MassFactor, Yield
 from gbistat.likelihood.constraints import NormalConstraint
-from gbistat.likelihood.mixture import Mixture
 from gbistat.likelihood.model import Model
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
-from gbistat.likelihood.parameters import Parameter, start_vector
+from gbistat.likelihood.parameters import Parameter
 from gbistat.likelihood.reference import needs_pool, reference_from_pool, reference_from_quadrature
+from gbistat.likelihood.tilt import spurious_signal_tilt
 from gbistat.terms.density import MassDensity
 from gbistat.terms.shapes.registry import SHAPES, make_shape
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Analysis", "build_analysis"]
 
 BACKGROUND_YIELD = "n_bkg"
-SPURIOUS_YIELD = "n_spurious"
+SPURIOUS = "spurious_signal"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +57,9 @@ class Analysis:
         ``None`` where the model fixes the shape of the background.
     reference : Reference or None
         What Asimov sets and binned templates are made of; ``None`` if a network needs reference events and the model has none.
+    spurious_signal : float
+        Signal events that one standard deviation of the nuisance ``spurious_signal`` makes out of background: the
+        model's own statement and the error of the ratio's normalisation, in quadrature.
     warnings : tuple of str
         What a reader of the results must know.
     """
@@ -67,6 +70,7 @@ class Analysis:
     spectrum: Events
     sidebands: SidebandFit | None
     reference: Reference | None
+    spurious_signal: float = 0.0
     warnings: tuple[str, ...] = ()
 
     @property
@@ -145,8 +149,12 @@ def build_analysis(
     if pool is not None:
         in_window, problem = _pool_in_window(pool.to_unit(spec.mass.unit), window)
         warnings += [problem] if problem else []
-    kappa = kappa_spurious_signal(builder.model(0.0), builder.kappa_sigma, inside if in_window is None else in_window)
-    model = builder.model(kappa)
+    model = builder.model()
+    size = 0.0
+    if builder.kappa_sigma > 0 or spec.signal.spurious.sigma:
+        model, size = _with_spurious_signal(
+            model, inside if in_window is None else in_window, builder.kappa_sigma, spec.signal.spurious.sigma or 0.0
+        )
     nll = ExtendedUnbinnedNLL(model, inside)
     reference = None
     if not needs_pool(model):
@@ -159,54 +167,28 @@ def build_analysis(
                 "signal is: expected limits and binned templates are uncertain by "
                 f"about {100 / math.sqrt(reference.effective_size):.0f} %"
             )
-    return Analysis(model, nll, inside, events, sidebands, reference, tuple(warnings))
+    return Analysis(model, nll, inside, events, sidebands, reference, size, tuple(warnings))
 
 
-def kappa_spurious_signal(model: Model, sigma: float, background: Events) -> float:
-    """Signal events that an error of the ratio's normalisation makes out of background.
-
-    A ratio with ``E_b[r] = 1 + delta`` in place of 1 shifts the fitted signal fraction by ``delta / I(f)``,
-
-        I(f) = E_b[ (r - 1)^2 / (1 + f (r - 1)) ],
-
-    the Fisher information of one event, here at the fraction f that is two standard deviations,
-    ``f = 2 / sqrt(N I(f))``: the size of the signals that the search is about.
-
-    Parameters
-    ----------
-    model : Model
-        Signal and background, ratio included.
-    sigma : float
-        Standard deviation of ``ln kappa``, hence of delta.
-    background : Events
-        Background events in the window; data will do, since signal in it is a small part.
-
-    Returns
-    -------
-    float
-        ``sigma N / I(f)`` in events: the standard deviation of a spurious signal.
-
-    Notes
-    -----
-    It would be wrong to float ln kappa itself, with a Gaussian constraint, in the likelihood: for any kappa but the true
-    one the signal density is not normalised, so that n_sig signal events pull ln kappa up by ``sigma^2 n_sig``, whatever is true.
-    A spurious signal ``n (p_s - p_b)`` keeps the total density normalised and has the same effect on mu.
-    """
-    if sigma == 0.0:
-        return 0.0
-    start = start_vector(model.parameters)
-    mixture = Mixture.of(model, background, start)
-    signal, other = (mixture.components[i].log_density(start) for i in (0, 1))
-    ratio = np.exp(signal - other)
-    own = np.ones(len(background)) if background.weights is None else background.weights
-    share = own / own.sum()
-    ratio = ratio / float(share @ ratio)
-    n_background = float(mixture.yields(start)[1])
-    fraction = 0.0
-    for _ in range(50):
-        information = float(share @ ((ratio - 1.0) ** 2 / (1.0 + fraction * (ratio - 1.0))))
-        fraction = min(0.5, 2.0 / math.sqrt(n_background * information))
-    return sigma * n_background / information
+def _with_spurious_signal(model: Model, events: Events, kappa: float, spurious: float) -> tuple[Model, float]:
+    """Model whose background tilts with a standard-normal nuisance, and the spurious signal of one sigma in events."""
+    tilt, size = spurious_signal_tilt(model, SPURIOUS, events, kappa=kappa, spurious=spurious)
+    # Beyond this the tilted density could turn negative: |h| is at most 1/f.
+    reach = min(10.0, 0.9 * tilt.fraction / tilt.scale)
+    parameter = Parameter(SPURIOUS, 0.0, -reach, reach)
+    components = tuple(
+        c if c.name == model.signal else dataclasses.replace(c, factors=(*c.factors, tilt)) for c in model.components
+    )
+    constraint = NormalConstraint(SPURIOUS, 0.0, 1.0)
+    return (
+        dataclasses.replace(
+            model,
+            components=components,
+            parameters=(*model.parameters, parameter),
+            constraints=(*model.constraints, constraint),
+        ),
+        size,
+    )
 
 
 def _checked_window(spec: ModelSpec, window: MassWindow) -> MassWindow:
@@ -268,7 +250,6 @@ class _Builder:
         self.sidebands = sidebands
         self.terms = terms
         self.n_events = n_events
-        self.spurious = 0.0
         self.parameters: list[Parameter] = []
         self.constraints: list[Constraint] = []
 
@@ -278,14 +259,8 @@ class _Builder:
         kappas = [self._term(name).metadata.log_kappa for name in self.spec.signal.ratios]
         return math.sqrt(sum(kappa.sigma**2 for kappa in kappas if kappa is not None))
 
-    def model(self, kappa_spurious: float) -> Model:
-        """Assemble; the parameter of interest comes first, the background yield second.
-
-        `kappa_spurious` is the spurious signal, in events, from the normalisation of ratios; it adds in quadrature to the
-        one that the model states.
-        """
-        self.spurious = math.hypot(self.spec.signal.spurious.sigma or 0.0, kappa_spurious)
-        self.parameters, self.constraints = [], []
+    def model(self) -> Model:
+        """Assemble; the parameter of interest comes first, the background yield second."""
         poi = self.spec.poi
         declared = self.spec.parameters.get(poi)
         self.parameters.append(Parameter(poi, 0.0) if declared is None else _parameter(poi, declared))
@@ -308,13 +283,6 @@ class _Builder:
                 f"model {self.spec.name!r} needs the term {name!r}, which was not loaded; load_model does it"
             )
         return term
-
-    def _rate(self) -> Yield:
-        """Background yield: spurious signal replaces background, so that it does not change their sum."""
-        linear = {BACKGROUND_YIELD: 1.0}
-        if self.spurious > 0:
-            linear[SPURIOUS_YIELD] = -1.0
-        return Yield(linear)
 
     def _constrain(self, name: str, mean: float, sigma: float) -> None:
         self.constraints.append(NormalConstraint(name, mean, sigma))
@@ -340,7 +308,7 @@ class _Builder:
                 )
             density = self._density(self.spec.background.mass, "background")
             self.parameters.append(Parameter(BACKGROUND_YIELD, float(max(self.n_events, 1)), 0.0))
-            return Component("background", self._rate(), (MassFactor(density),))
+            return Component("background", Yield({BACKGROUND_YIELD: 1.0}), (MassFactor(density),))
         start = fitted.expected if mode != "free" else float(max(self.n_events, 1))
         self.parameters.append(Parameter(BACKGROUND_YIELD, start, 0.0, fixed=mode == "fixed"))
         self.parameters += [Parameter(name, 0.0, -10.0, 10.0) for name in fitted.nuisances]
@@ -348,17 +316,13 @@ class _Builder:
             self.constraints.append(fitted.constraint(BACKGROUND_YIELD))
         elif (constraint := fitted.shape_constraint()) is not None:
             self.constraints.append(constraint)
-        return Component("background", self._rate(), (MassFactor(fitted.density()),))
+        return Component("background", Yield({BACKGROUND_YIELD: 1.0}), (MassFactor(fitted.density()),))
 
     def _signal(self) -> Component:
         signal = self.spec.signal
         factors: list[Factor] = [MassFactor(self._density(signal.mass, "signal"))]
         factors += [LogRatio(self._term(name)) for name in signal.ratios]
         linear = {signal.yield_.poi: signal.yield_.nominal}
-        if self.spurious > 0:
-            linear[SPURIOUS_YIELD] = 1.0
-            self.parameters.append(Parameter(SPURIOUS_YIELD, 0.0))
-            self._constrain(SPURIOUS_YIELD, 0.0, self.spurious)
         for name in signal.efficiency:
             self.parameters.append(Parameter(name, 0.0, -10.0, 10.0))
             self._constrain(name, 0.0, 1.0)

@@ -312,7 +312,7 @@ def covariance(hessian: FloatArray, free: BoolArray, names: Sequence[str] | None
     if not np.isfinite(block).all():
         return result, "the Hessian is not finite"
     diagonal = np.diag(block)
-    labels = [str(i) if names is None else names[i] for i in np.flatnonzero(free)]
+    labels = [str(i) if names is None else names[i] for i in map(int, np.flatnonzero(free))]
     if not (diagonal > 0).all():
         flat = labels[int(np.argmin(diagonal))]
         return result, (

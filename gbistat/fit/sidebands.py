@@ -117,9 +117,9 @@ class SidebandFit:
         """Expected background in bins anywhere in the fit range, shape (number of edges - 1,)."""
         density = self.on_fit_range()
         sidebands = self.window.sidebands(self.fit_range)
-        share = sum(math.exp(density.log_integral(side, ())) for side in sidebands)
-        total = math.exp(density.log_integral(self.fit_range.edges, ()))
-        counts: FloatArray = density.probabilities(edges, ()) * (self.fit.values[0] * total / share)
+        share = np.logaddexp.reduce([density.log_integral(side, ()) for side in sidebands])
+        scale = math.exp(density.log_integral(self.fit_range.edges, ()) - share)
+        counts: FloatArray = density.probabilities(edges, ()) * (self.fit.values[0] * scale)
         return counts
 
     def shifted(self, theta: FloatArray) -> SidebandFit:

@@ -39,6 +39,8 @@ class MassSpectrum:
         For the axis.
     goodness : GoodnessOfFit or None
         Of the sideband fit.
+    variances : array of shape (n,) or None
+        Sums of squared weights, where events are weighted.
     """
 
     edges: FloatArray
@@ -50,11 +52,16 @@ class MassSpectrum:
     mass_name: str
     unit: str
     goodness: GoodnessOfFit | None = None
+    variances: FloatArray | None = None
 
     @property
     def pulls(self) -> FloatArray:
-        """``(counts - background) / sqrt(background + error^2)``, shape (n,); 0 where nothing is expected."""
-        variance = self.background + self.background_error**2
+        """``(counts - background) / sqrt(background + error^2)``, shape (n,); 0 where nothing is expected.
+
+        For weighted events the sum of squared weights stands in place of the expected background.
+        """
+        statistical = self.background if self.variances is None else self.variances
+        variance = statistical + self.background_error**2
         pulls: FloatArray = np.where(
             variance > 0, (self.counts - self.background) / np.sqrt(np.maximum(variance, 1e-12)), 0.0
         )
@@ -97,6 +104,9 @@ def mass_spectrum(
     window, fit_range = sidebands.window, sidebands.fit_range
     edges = _edges(window, fit_range, n_bins)
     counts, _ = np.histogram(events.mass, bins=edges, weights=events.weights)
+    variances = None
+    if events.weights is not None:
+        variances = np.histogram(events.mass, bins=edges, weights=events.weights**2)[0].astype(np.float64)
     background = sidebands.spectrum(edges)
     shape = np.zeros(edges.size - 1)
     if signal is not None:
@@ -113,6 +123,7 @@ def mass_spectrum(
         mass_name=events.mass_name,
         unit=events.unit,
         goodness=sidebands.goodness,
+        variances=variances,
     )
 
 

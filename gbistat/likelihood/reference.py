@@ -239,5 +239,5 @@ def asimov_nll(nll: NLL, references: tuple[Reference, ...], theta: FloatArray) -
 
 
 def needs_pool(model: Model) -> bool:
-    """Whether some factor looks at more than the mass."""
+    """Whether some density looks at more than the mass."""
     return any(isinstance(factor, LogRatio) for component in model.components for factor in component.factors)

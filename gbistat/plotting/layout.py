@@ -118,7 +118,7 @@ def fit_label(ax: Axes, text: Text, axis: Literal["x", "y"]) -> None:
     box = text.get_window_extent()
     ratio = ax.bbox.width / box.width if axis == "x" else ax.bbox.height / max(box.width, box.height)
     if ratio < 1.0:
-        text.set_fontsize(float(text.get_fontsize()) * 1.0)
+        text.set_fontsize(float(text.get_fontsize()) * max(ratio, SMALLEST_FONT))
 
 
 def _fractions(limits: tuple[float, float], values: FloatArray, *, log: bool) -> FloatArray:

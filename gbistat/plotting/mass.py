@@ -133,10 +133,11 @@ def _scale(spectrum: MassSpectrum) -> FloatArray:
     return scale
 
 
-def _errors(counts: FloatArray) -> FloatArray:
-    """Error bars, shape (2, n); NaN everywhere for weighted events."""
-    whole = bool(np.all((counts >= 0) & (counts == np.round(counts))))
-    return garwood_errors(counts) if whole else np.full((2, counts.size), np.nan)
+def _errors(spectrum: MassSpectrum) -> FloatArray:
+    """Error bars, shape (2, n): Poisson intervals of counts, sums of squared weights of weighted events."""
+    if spectrum.variances is not None:
+        return np.tile(np.sqrt(spectrum.variances), (2, 1))
+    return garwood_errors(spectrum.counts)
 
 
 def _inside(spectrum: MassSpectrum) -> slice:
@@ -157,13 +158,13 @@ def _draw_contents(spectrum: MassSpectrum, ax: Axes) -> Artists:
     return {
         "band": ax.stairs(upper * scale, edges, baseline=_positive(lower * scale), **fill),
         "background": ax.stairs(
-            _positive(spectrum.background * scale), edges, baseline=None, color=BACKGROUND, linewidth=1.5, zorder=2
+            _positive(spectrum.background * scale), edges, baseline=None, color=BACKGROUND, linewidth=1.2, zorder=2
         ),
         "total": _stairs_inside(spectrum, _positive((spectrum.background + spectrum.signal) * scale), ax),
         "data": ax.errorbar(
             0.5 * (edges[1:] + edges[:-1]),
             np.where(shown, spectrum.counts * scale, np.nan),
-            yerr=_errors(spectrum.counts) * scale,
+            yerr=_errors(spectrum) * scale,
             color="black",
             marker="o",
             markersize=3.6,
@@ -217,7 +218,7 @@ def _set_counts_range(spectrum: MassSpectrum, top: float, ax: Axes) -> None:
 def _outline(spectrum: MassSpectrum) -> tuple[FloatArray, FloatArray]:
     """Edges of bins and the highest of what is drawn there."""
     drawn = (
-        spectrum.counts + np.nan_to_num(_errors(spectrum.counts)[1]),
+        spectrum.counts + np.nan_to_num(_errors(spectrum)[1]),
         spectrum.background + spectrum.background_error,
         spectrum.background + spectrum.signal,
     )

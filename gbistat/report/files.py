@@ -94,18 +94,20 @@ def write_report(report: Report, directory: Path) -> list[Path]:
     if several and report.verb == "limits" and limits:
         path = directory / "limits_by_window.png"
         label = poi_label(limits[0])
-        save_limits([o.window for o in limits], [o.limit for o in limits], path, poi_label=label)
+        mass_name = limits[0].analysis.events.mass_name
+        save_limits([o.window for o in limits], [o.limit for o in limits], path, poi_label=label, mass_name=mass_name)
         written.append(path)
     return written
 
 
-def poi_label(outcome: FitOutcome) -> str:
-    """Axis label of the parameter of interest: events in the window where the nominal yield is 1."""
+def poi_label(outcome: FitOutcome) -> str | None:
+    """Axis label of the parameter of interest: events in the window where the nominal yield is 1; ``None`` for its symbol."""
     rate = outcome.analysis.model.component(outcome.analysis.model.signal).rate
-    return "signal events in the window" if rate.linear.get(outcome.poi) == 1.0 else f"signal strength {outcome.poi}"
+    return "signal events in the window" if rate.linear.get(outcome.poi) == 1.0 else None
 
 
 def _figures(verb: str, outcome: FitOutcome, directory: Path, suffix: str) -> list[Path]:
+    from gbistat.plotting.labels import mass_symbol
     from gbistat.plotting.limits import save_cls_scan, save_comparison
     from gbistat.plotting.mass import save_spectrum
     from gbistat.plotting.scans import save_profile
@@ -122,7 +124,7 @@ def _figures(verb: str, outcome: FitOutcome, directory: Path, suffix: str) -> li
         save_cls_scan(outcome.cls_scan, outcome.limit, written[-1], label=label)
     if isinstance(outcome, LimitsOutcome) and outcome.binned:
         rows = [("unbinned", outcome.limit)]
-        rows += [(f"{twin.n_bins} bins in {twin.observable}", twin.limit) for twin in outcome.binned]
+        rows += [(f"{twin.n_bins} bins in {mass_symbol(twin.observable)}", twin.limit) for twin in outcome.binned]
         written.append(directory / f"comparison{suffix}.png")
         save_comparison(rows, written[-1], label=label)
     return written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from gbistat.training.schedule import outlook
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from gbistat.terms.metadata import Parity
     from gbistat.terms.store import LoadedModel
@@ -70,6 +70,8 @@ def export_ratio(run_directory: str | Path, output: str | Path, *, overwrite: bo
     statistical error, a significant scatter between bins of the mass beyond it, and by how much the mean over the
     background alone differs beyond twice the error of the difference.
     """
+    if Path(output).exists() and not overwrite:
+        raise OutputError(f"{output} already exists; choose another place or allow overwriting")
     run = load_run(run_directory)
     card, held_out = run.card, run.held_out()
     networks = [_best(run, member) for member in range(card.optimiser.members)]

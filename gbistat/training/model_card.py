@@ -101,8 +101,8 @@ validation loss {training.validation_loss:.4f}). Event weights give signal and b
 
 with rho_c the local density of class c, from {balance.neighbours} neighbours in the mass on either side; so the mass drops out of the
 logit, which is the conditional ratio. Signal events within {100 * balance.core:g} % of their resonance mass R are moved to resonances R' uniform
-in {_range(balance.resonances)} {card.unit} (m' = m R' / R, same features v, samples interpolated linearly in R'), so that there is signal at every mass and
-the network learns a resonance at an unknown position near m."""
+in {_range(balance.resonances)} {card.unit} (m' = m R' / R, same features; samples interpolated linearly in R', which gives the weights v), so that there is signal at
+every mass and the network learns a resonance at an unknown position near m."""
 
 
 def _normalisation(card: RatioCard, term: TermMetadata) -> str:
@@ -172,7 +172,7 @@ Calibration: share of signal among events with predicted share c = r / (1 + r), 
 def _window_row(card: RatioCard, row: dict[str, Any]) -> str:
     improvement, found = row["significance_improvement"], row["closure"]
     return (
-        f"| {row['low']:g}-{row['high']:g} | {row['n_signal']} at {row['resonance']:g} | {row['n_background']} | {row['auc']:.4f} | "
+        f"| {row['low']:.0f}-{row['high']:.0f} | {row['n_signal']} at {row['resonance']:g} | {row['n_background']} | {row['auc']:.4f} | "
         f"{improvement['value']:.1f} +- {improvement['sigma']:.1f} | {found['fitted_over_true']:.2f} +- {found['sigma']:.2f} |"
     )
 

@@ -9,6 +9,7 @@ import pytest
 from jacobi import jacobi
 
 from gbistat.data.events import Events
+from gbistat.likelihood import mixture
 from gbistat.likelihood.components import Component, LogArray, LogOffset, MassFactor, Yield
 from gbistat.likelihood.constraints import Constraint, LogNormalConstraint, NormalConstraint, PoissonConstraint
 from gbistat.likelihood.model import Model
@@ -60,6 +61,21 @@ def test_free_peak_on_a_free_background(
     nll = ExtendedUnbinnedNLL(resonance, events)
     for theta in ([55.0, 141.0, 5.5, 390.0, 0.019], [-4.0, 120.0, 9.0, 450.0, 0.03], [0.0, 160.0, 3.0, 460.0, 0.0]):
         assert_derivatives(nll, np.array(theta))
+
+
+def test_derivatives_over_several_blocks_are_those_of_one(
+    resonance: Model, spectrum: Events, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weighted = Events(mass=spectrum.mass, weights=rng.uniform(0.5, 1.5, len(spectrum)))
+    theta = np.array([55.0, 141.0, 5.5, 390.0, 0.019])
+    for events in (spectrum, weighted):
+        whole = ExtendedUnbinnedNLL(resonance, events).evaluate(theta)
+        with monkeypatch.context() as patch:
+            patch.setattr(mixture, "BLOCK", 77)
+            pieces = ExtendedUnbinnedNLL(resonance, events).evaluate(theta)
+        assert pieces.value == pytest.approx(whole.value, rel=1e-13)
+        np.testing.assert_allclose(pieces.gradient, whole.gradient, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(pieces.hessian, whole.hessian, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -127,11 +127,17 @@ def test_a_negative_signal_and_empty_spectra_are_drawn(axes, spectrum):
     draw_spectrum(replace(result, counts=nothing, background=nothing, background_error=nothing), *axes(2))
 
 
-def test_weighted_events_get_no_error_bars(axes, spectrum):
+def test_weighted_events_have_errors_from_their_squared_weights(axes, spectrum):
     result = spectrum()
-    artists = draw_spectrum(replace(result, counts=0.37 * result.counts), *axes(2))
+    counts = 0.5 * result.counts
+    artists = draw_spectrum(replace(result, counts=counts, variances=0.25 * result.counts), *axes(2))
     (bars,) = artists["data"][2]
-    assert all(np.isnan(segment).any() or segment.size == 0 for segment in bars.get_segments())
+    lengths = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments() if segment.size]
+    shown = result.counts > 0
+    widths = np.diff(result.edges)
+    scale = np.median(widths) / widths
+    expected = 2.0 * np.sqrt(0.25 * result.counts) * scale
+    np.testing.assert_allclose([x for x in lengths if x > 0][:5], expected[shown][:5], rtol=0.05)
 
 
 def test_without_a_bin_in_the_window_there_is_no_signal_line(axes, spectrum):

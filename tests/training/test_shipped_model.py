@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import h5py
@@ -116,8 +117,6 @@ def test_the_demonstration_is_made_again_as_shipped(shared, tmp_path):
     path = ROOT / "validation" / "demo" / "make_events.py"
     spec = importlib.util.spec_from_file_location("make_demo_events", path)
     script = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules[spec.name] = script
     spec.loader.exec_module(script)
     card = load_card(script.CARD)

@@ -20,7 +20,7 @@ def test_local_density_of_a_grid_is_exact():
 
 def test_local_density_follows_a_slope():
     rng = np.random.default_rng(1)
-    mass = np.sqrt(rng.random(200_000))  # density 2 m
+    mass = np.sqrt(rng.random(50_000))  # density 2 m
     found, density = local_density(mass, np.ones(mass.size), INTERVAL, neighbours=400)
     inner = (found > 0.2) & (found < 0.95)
     # 800 events: 3.5 % noise; the largest of thousands of correlated values stays below 5 sigma.

@@ -79,8 +79,9 @@ def test_calibration_of_the_true_ratio_and_of_a_wrong_one():
     assert [row["observed"] for row in heavy] == pytest.approx([row["observed"] for row in rows])
 
 
-def test_closure_is_unbiased_with_the_stated_error():
-    found = [closure(*draw(seed, 400, 3000), fraction=0.05) for seed in range(200)]
+@pytest.mark.parametrize(("n_signal", "n_background", "fraction"), [(400, 3000, 0.05), (100, 3000, 0.4)])
+def test_closure_is_unbiased_with_the_stated_error(n_signal, n_background, fraction):
+    found = [closure(*draw(seed, n_signal, n_background), fraction=fraction) for seed in range(200)]
     ratios = np.array([item.ratio for item in found])
     stated = math.sqrt(np.mean([item.sigma**2 for item in found]))
     # 200 toys: the mean to 7 %, the standard deviation to 5 % of sigma.

@@ -82,5 +82,5 @@ def test_no_event_both_trains_and_validates(toy_card, toy_events):
 
 def test_only_the_core_of_a_resonance_trains(toy_card):
     card = toy_card()
-    x = np.array([[91.9, 0.0, 0.0], [92.1, 0.0, 0.0], [107.9, 0.0, 0.0], [108.1, 0.0, 0.0]])
-    assert core_events(x, 100.0, card)[:, 0].tolist() == [92.1, 107.9]
+    x = np.array([[91.99, 0.0, 0.0], [92.01, 0.0, 0.0], [107.99, 0.0, 0.0], [108.01, 0.0, 0.0]])
+    assert core_events(x, 100.0, card)[:, 0].tolist() == [92.01, 107.99]
