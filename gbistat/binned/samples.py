@@ -200,7 +200,7 @@ class _Builder:
             sample.modifiers.append({"name": direction.name, "type": "histosys", "data": data})
             sample.variations[direction.name] = (up, down)
             return
-        factors = [1.0 for theta in (direction.plus, direction.minus)]
+        factors = [self._scale(theta) / scale for theta in (direction.plus, direction.minus)]
         if any(abs(factor - 1.0) > NEGLIGIBLE for factor in factors):
             data_scale = {"hi": float(factors[0]), "lo": float(factors[1])}
             sample.modifiers.append({"name": direction.name, "type": "normsys", "data": data_scale})

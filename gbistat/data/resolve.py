@@ -239,7 +239,7 @@ def resolve(table: Table, name: str, request: Request) -> Quantity:
     missing = [column for column in columns.values() if column not in table.columns]
     if missing:
         way_out = table.hint or (
-            f"{_nearest(table, missing[0])}; a column of another name is given as mapping={{{name!r}: NAME}}"
+            f"{_nearest(table, name)}; a column of another name is given as mapping={{{name!r}: NAME}}"
         )
         raise EventsError(
             f"{table.path} has no column {name!r}, and to compute it these are absent: {', '.join(missing)}; {way_out}"

@@ -173,9 +173,7 @@ def build_analysis(
 def _with_spurious_signal(model: Model, events: Events, kappa: float, spurious: float) -> tuple[Model, float]:
     """Model whose background tilts with a standard-normal nuisance, and the spurious signal of one sigma in events."""
     tilt, size = spurious_signal_tilt(model, SPURIOUS, events, kappa=kappa, spurious=spurious)
-    # Beyond this the tilted density could turn negative: |h| is at most 1/f.
-    reach = min(10.0, 0.9 * tilt.fraction / tilt.scale)
-    parameter = Parameter(SPURIOUS, 0.0, -reach, reach)
+    parameter = Parameter(SPURIOUS, 0.0, -10.0, 10.0)
     components = tuple(
         c if c.name == model.signal else dataclasses.replace(c, factors=(*c.factors, tilt)) for c in model.components
     )

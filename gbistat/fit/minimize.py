@@ -150,7 +150,7 @@ class _Newton:
         for iteration in range(self.options.max_iterations):
             if not _usable(state, self.free):
                 return theta
-            if (np.abs(theta) > self.far).any():
+            if (np.abs(theta) > self.far)[self.free].any():
                 self.escaped = True
                 return theta
             active = self._active(theta, state)
@@ -346,7 +346,7 @@ def _result(nll: NLL, theta: FloatArray, free: BoolArray, calls: int, *, conditi
     outward = ((theta - low) < (high - theta)) & (state.gradient < 0) | ((theta - low) >= (high - theta)) & (
         state.gradient > 0
     )
-    escaped = np.abs(theta) / (FAR * (1.0 + np.abs(nll.start_vector())))
+    escaped = np.where(free, np.abs(theta), 0.0) / (FAR * (1.0 + np.abs(nll.start_vector())))
     if escaped.max() > 1.0:
         farthest = int(np.argmax(escaped))
         message = (

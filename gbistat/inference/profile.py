@@ -152,7 +152,7 @@ class Profile:
         inside = self.best_value if inner is None else inner
         step = min(self.scale() * math.sqrt(level), largest)
         outside = inside
-        for _ in range(300):
+        for _ in range(60 if math.isinf(largest) else 300):
             outside = inside + direction * step
             if (outside - wall) * direction >= 0:
                 outside = wall

@@ -136,7 +136,13 @@ class LogArray:
 
 @dataclass(frozen=True)
 class LogOffset:
-    """Shift of a log ratio by one parameter: the profiled error of ln kappa."""
+    """Shift of a log factor by one parameter.
+
+    Notes
+    -----
+    Wrong for the uncertain normalisation of a density or ratio: a likelihood is only valid for densities that are
+    normalised at every value of their parameters. See :mod:`gbistat.likelihood.tilt` for what takes its place.
+    """
 
     parameter: str
 

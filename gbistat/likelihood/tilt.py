@@ -5,14 +5,15 @@ fraction by ``delta / I`` with the Fisher information of one event
 
     I(f) = E_b[ (r - 1)^2 / (1 + f (r - 1)) ].
 
-To profile that error the background density is multiplied by ``1 + nu tau h``, with a standard-normal nuisance nu and the
-score of the signal fraction at a fraction f,
+To profile that error the background density is multiplied by
 
-    h = s - E_b[s],     s = (r - 1) / (1 + f (r - 1)),
+    w(nu tau s) / E_b[w(nu tau s)],     w(x) = x + sqrt(1 + x^2),     s = (r - 1) / (1 + f (r - 1)),
 
-which is bounded by 1/f. The density stays normalised for every nu, since ``E_b[h] = 0``; one standard deviation shifts
-E_b[s] by ``tau J``, ``J = E_b[h^2]``, as a signal fraction ``tau J / I`` would. f is the fraction that is two standard deviations,
-``f = 2 / sqrt(N I(f))``: the size of the signals that a search is about.
+with a standard-normal nuisance nu and the score s of the signal fraction at a fraction f, which is bounded by 1/f. For small and for
+positive x, w(x) adds signal in proportion to x; it stays positive for negative x, ``w(-x) = 1/w(x)``, ``ln w(x) = asinh(x)``. The density
+is positive and normalised for every nu; one standard deviation shifts E_b[s] by ``tau J``, ``J = Var_b[s]``, as a signal fraction
+``tau J / I`` would. f is the fraction that is two standard deviations, ``f = 2 / sqrt(N I(f))``: the size of the signals
+that a search is about. (A signal of another size is shifted a little less or more, since I depends on f.)
 
 Floating ``ln kappa`` itself, with a Gaussian constraint, would be wrong: for any kappa but the true one the signal
 density is not normalised, and n_sig signal events pull ln kappa up by ``sigma^2 n_sig``, whatever is true.
@@ -39,29 +40,49 @@ __all__ = ["Tilt", "spurious_signal_tilt"]
 
 @dataclass(frozen=True, eq=False)
 class _PreparedTilt:
-    """``ln(1 + nu tau h)`` at fixed events."""
+    """``ln w(nu tau s) - ln E_b[w(nu tau s)]`` at fixed events."""
 
     slope: FloatArray
+    reference: FloatArray
+    share: FloatArray
 
     def log_prob(self, values: FloatArray) -> FloatArray:
-        argument = 1.0 + values[0] * self.slope
-        if argument.size and argument.min() <= 0.0:
-            return np.full(argument.size, -np.inf)
-        result: FloatArray = np.log(argument)
+        nu = float(values[0])
+        result: FloatArray = np.arcsinh(nu * self.slope) - self._normalisation(nu)[0]
         return result
 
     def derivatives(self, values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        argument = 1.0 + values[0] * self.slope
-        if argument.size and argument.min() <= 0.0:
-            empty = np.full((1, argument.size), np.nan)
-            return np.full(argument.size, -np.inf), empty, empty[None]
-        gradient = self.slope / argument
-        return np.log(argument), gradient[None], -(gradient**2)[None, None]
+        nu = float(values[0])
+        log_norm, first, second = self._normalisation(nu)
+        log, gradient, hessian = _asinh(nu, self.slope)
+        return log - log_norm, (gradient - first)[None], (hessian - second)[None, None]
+
+    def _normalisation(self, nu: float) -> tuple[float, float, float]:
+        """``ln E_b[w]`` and its first two derivatives in nu."""
+        log, gradient, hessian = _asinh(nu, self.reference)
+        weight = self.share * np.exp(log)
+        total = float(weight.sum())
+        weight /= total
+        mean = _mean(weight, gradient)
+        return float(np.log(total)), mean, _mean(weight, hessian + (gradient - mean) ** 2)
+
+
+def _mean(share: FloatArray, values: FloatArray) -> float:
+    """Weighted mean; a dot product of this size would start the threads of the linear-algebra library."""
+    return float(np.einsum("i,i->", share, values))
+
+
+def _asinh(nu: float, slope: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """``asinh(nu a)`` and its first two derivatives in nu."""
+    x = nu * slope
+    root = np.sqrt(1.0 + x * x)
+    gradient = slope / root
+    return np.arcsinh(x), gradient, -x * gradient**2 / root
 
 
 @dataclass(frozen=True, eq=False)
 class Tilt:
-    """Factor ``1 + nu tau h`` of a background density; see the head of this module.
+    """Factor of a background density that makes signal of it; see the head of this module.
 
     Parameters
     ----------
@@ -72,13 +93,13 @@ class Tilt:
     start : mapping of str to float
         Those start values.
     fraction : float
-        The f in h.
-    mean : float
-        ``E_b[s]``.
+        The f in s.
     scale : float
         tau.
     log_norm : float
         ``ln E_b[r]`` of the reference events: r is divided by it.
+    reference, share : arrays of shape (n,)
+        ``tau s`` of the reference events, and their weights, which sum to 1.
     """
 
     parameter: str
@@ -86,9 +107,10 @@ class Tilt:
     background: Component
     start: dict[str, float]
     fraction: float
-    mean: float
     scale: float
     log_norm: float
+    reference: FloatArray
+    share: FloatArray
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -96,9 +118,9 @@ class Tilt:
         return (self.parameter,)
 
     def prepare(self, events: Events) -> PreparedFactor:
-        """Slope ``tau h`` at these events."""
+        """``tau s`` at these events."""
         log_ratio = _log_ratio(self.signal, self.background, self.start, events) - self.log_norm
-        return _PreparedTilt(self.scale * (_score(log_ratio, self.fraction) - self.mean))
+        return _PreparedTilt(self.scale * _score(log_ratio, self.fraction), self.reference, self.share)
 
 
 def spurious_signal_tilt(
@@ -137,22 +159,21 @@ def spurious_signal_tilt(
     log_ratio = _log_ratio(signal, background, start, events)
     own = np.ones(len(events)) if events.weights is None else events.weights
     share = own / own.sum()
-    log_norm = float(np.log(share @ np.exp(log_ratio - log_ratio.max())) + log_ratio.max())
+    log_norm = float(np.log(_mean(share, np.exp(log_ratio - log_ratio.max()))) + log_ratio.max())
     log_ratio = log_ratio - log_norm
     ratio = np.exp(log_ratio)
     n_background = background.rate.constant + sum(c * start[name] for name, c in background.rate.linear.items())
     fraction = 0.0
-    for _ in range(60):
-        information = float(share @ ((ratio - 1.0) ** 2 / (1.0 + fraction * (ratio - 1.0))))
+    for _ in range(30):
+        information = _mean(share, (ratio - 1.0) ** 2 / (1.0 + fraction * (ratio - 1.0)))
         if not information > 1e-12:  # rounding leaves 1e-32 where the ratio is 1 everywhere
             raise ModelError("signal and background have the same density: there is nothing to fit")
         fraction = min(0.5, 2.0 / math.sqrt(max(n_background, 1.0) * information))
     score = _score(log_ratio, fraction)
-    mean = float(share @ score)
-    variance = float(share @ (score - mean) ** 2)
+    variance = _mean(share, (score - _mean(share, score)) ** 2)
     size = math.hypot(n_background * kappa / information, spurious)
     scale = size / max(n_background, 1.0) * information / variance
-    return Tilt(parameter, signal, background, start, fraction, mean, scale, log_norm), size
+    return Tilt(parameter, signal, background, start, fraction, scale, log_norm, scale * score, share), size
 
 
 def _score(log_ratio: FloatArray, fraction: float) -> FloatArray:

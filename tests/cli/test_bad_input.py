@@ -199,8 +199,12 @@ def test_singular_fit(capsys, tmp_path, spectrum):
     card = tmp_path / "singular.yaml"
     card.write_text(
         CARD.format(path=spectrum, low=90, high=110, mean="shift")
-        .replace("shape: gaussian, parameters: {mean: shift, sigma: 2.0}", "shape: exponential, parameters: {rate: slope}")
-        .replace("mass: {shape: exponential}\n", "mass: {shape: exponential, parameters: {rate: slope}}\n    yield: free\n")
+        .replace(
+            "shape: gaussian, parameters: {mean: shift, sigma: 2.0}", "shape: exponential, parameters: {rate: slope}"
+        )
+        .replace(
+            "mass: {shape: exponential}\n", "mass: {shape: exponential, parameters: {rate: slope}}\n    yield: free\n"
+        )
         + "  parameters:\n    slope: {start: -0.04, low: -1, high: 1}\n"
     )
     err = fails(capsys, "fit", card)

@@ -128,3 +128,25 @@ class DoubleWell:
 @pytest.fixture
 def double_well() -> NLL:
     return NLL([Parameter("t", -1.0, -3.0, 3.0)], [], [DoubleWell()], poi="t")
+
+
+class Saturating:
+    """``1 - exp(-t^2 / 2)``: 2 nll never exceeds 2, so that no 95 % interval closes."""
+
+    names = ("t",)
+
+    def value(self, theta: np.ndarray) -> float:
+        return float(-np.expm1(-0.5 * theta[0] ** 2))
+
+    def gradient(self, theta: np.ndarray) -> np.ndarray:
+        return np.array([theta[0] * np.exp(-0.5 * theta[0] ** 2)])
+
+    def hessian(self, theta: np.ndarray) -> np.ndarray:
+        return np.array([[(1.0 - theta[0] ** 2) * np.exp(-0.5 * theta[0] ** 2)]])
+
+
+@pytest.fixture
+def saturating() -> NLL:
+    """Beside a nuisance that is measured."""
+    measured = NormalConstraint("nuisance", 0.0, 1.0)
+    return NLL([Parameter("t", 0.1), Parameter("nuisance", 1.0)], [], [Saturating(), measured], poi="t")

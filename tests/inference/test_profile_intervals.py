@@ -167,6 +167,18 @@ def test_an_end_that_does_not_close_says_so(counting: Counting, gaussian_measure
     assert closes.high == pytest.approx(2.0, rel=1e-4)
 
 
+def test_a_likelihood_that_levels_off(saturating: NLL) -> None:
+    closed = profile_interval(saturating, "t", cl=0.6827)
+    assert closed.segments == (
+        pytest.approx((-math.sqrt(2.0 * math.log(2.0)), math.sqrt(2.0 * math.log(2.0))), rel=1e-3),
+    )
+    with np.errstate(under="ignore"):
+        open_ended = profile_interval(saturating, "t", cl=0.95)
+    assert open_ended.segments == ((None, None),)
+    assert open_ended.notes[0] == "the 0.95 interval of t has no lower end: the likelihood is flat there"
+    assert "no upper end: the likelihood is flat there" in open_ended.notes[1]
+
+
 def test_an_estimate_at_the_end_of_the_range(gaussian_measurement: Callable[..., NLL]) -> None:
     """Measured -1 +- 1 with mu >= 0: q(mu) = (mu + 1)^2 - 1."""
     interval = profile_interval(gaussian_measurement(-1.0, 1.0, 0.0), "mu", cl=0.95)

@@ -20,7 +20,7 @@ from gbistat.training.grading import as_events
 from gbistat.training.graph import check_parity, to_onnx
 from gbistat.training.network import Scaling, build_network, evaluate
 from gbistat.training.ratio import train_ratio
-from gbistat.training.run import load_run
+from gbistat.training.run import Epoch, MemberFolder, load_run
 
 pytestmark = [
     pytest.mark.train,
@@ -106,6 +106,10 @@ def test_what_was_exported_is_complete(exported, trained):
     assert term.log_kappa.sigma >= term.checks["log_kappa"]["bridge"]["sigma"] * 0.999
     assert len(term.checks["windows"]) == 2
     assert 0.8 < term.checks["windows"][0]["auc"] < 0.9  # Phi(1.5 / sqrt 2) = 0.856
+    for row in term.checks["windows"]:
+        # With the mass shapes: their peak is where the signal is.
+        assert abs(row["closure"]["fitted_over_true"] - 1.0) < 4.0 * row["closure"]["sigma"]
+        assert abs(row["mean_ratio_with_mass"]["mean"] - 1.0) < 0.5
     for file in ("README.md", "card.yaml", "reference.json"):
         assert (exported.path / file).is_file()
     text = (exported.path / "README.md").read_text(encoding="utf-8")
@@ -160,6 +164,27 @@ def test_a_killed_run_goes_on_with_the_same_result(after, trained, toy_card, toy
         assert resumed.member(index).history() == trained.run.member(index).history()
         pairs = zip(*(run.member(index).load("best").get_weights() for run in (resumed, trained.run)), strict=True)
         assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_the_best_epoch_is_kept_beside_the_last(toy_card, tmp_path):
+    network = build_network(toy_card(), Scaling((4.6, 0.0, 0.0), (0.1, 1.0, 1.0)), member=0)
+    network.optimizer.build(network.trainable_variables)
+    folder, history, kept = MemberFolder(tmp_path / "member_0"), [], []
+    for number, loss in enumerate([0.5, 0.4, 0.6, 0.7]):
+        weights = [np.full_like(array, number) for array in network.get_weights()]
+        network.set_weights(weights)
+        history.append(Epoch(loss, loss, 0.1))
+        folder.save(network, history, best=min(number, 1))
+        kept.append(sorted(file.name for file in folder.path.iterdir()))
+    assert folder.history() == history
+    assert folder.load("best").get_weights()[0][0, 0] == 1.0
+    assert folder.load("last").get_weights()[0][0, 0] == 3.0
+    assert kept[-1] == ["epoch_0001.keras", "epoch_0003.keras", "history.json"]
+    (folder.path / "epoch_0003.keras").write_bytes(b"damaged")
+    with pytest.raises(OutputError, match=r"epoch_0003.keras cannot be loaded .*; remove .*member_0 to train"):
+        folder.load("last")
+    with pytest.raises(OutputError, match=r"holds no trained network"):
+        MemberFolder(tmp_path / "member_1").load("last")
 
 
 def test_a_finished_run_is_not_trained_again(trained, toy_events):

@@ -72,6 +72,10 @@ def test_calibration_of_the_true_ratio_and_of_a_wrong_one():
     assert len(rows) == 10
     pulls = np.array([(row["observed"] - row["predicted"]) / row["sigma"] for row in rows])
     assert np.sum(pulls**2) < 31.4  # chi-square of 10, chance 5e-4
+    for row in rows:
+        # Equal weights: the error of a share among Poisson counts.
+        count = row["n_signal"] + row["n_background"]
+        assert row["sigma"] == pytest.approx(math.sqrt(row["observed"] * (1 - row["observed"]) / count))
     wrong = calibration((2.0 * signal, ones), (2.0 * background, ones), edges)
     assert max(abs(row["observed"] - row["predicted"]) / row["sigma"] for row in wrong) > 8.0
     # Weights: classes count equally whatever their sums.
@@ -135,6 +139,10 @@ def test_fit_of_a_gaussian_is_the_closed_form():
     assert found.values["sigma"] == pytest.approx(np.std(mass), abs=1e-6)
     assert found.errors["mean"] == pytest.approx(np.std(mass) / math.sqrt(5000), rel=1e-4)
     assert compare_shape(found, mass, (0.5, 1.5), fitted=2)["p_value"] > 1e-3
+    quantiles = norm.ppf(np.arange(1, 40) / 40, found.values["mean"], found.values["sigma"])
+    counts = np.bincount(np.searchsorted(quantiles, mass), minlength=40)
+    chi2 = compare_shape(found, mass, (0.5, 1.5), fitted=2)["chi2"]
+    assert chi2 == pytest.approx(np.sum((counts - 125.0) ** 2 / 125.0), abs=1.0)  # edges interpolated
     wider = compare_shape(found, 1.0 + 1.3 * (mass - 1.0), (0.5, 1.5), fitted=0)
     assert wider["p_value"] < 1e-6
     assert wider["degrees_of_freedom"] == 39
