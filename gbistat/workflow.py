@@ -1,6 +1,6 @@
 """What each command does, one short function a verb; the same functions serve scripts.
 
-``prepare`` gives the likelihood of a window and stops there; ``run_fit``, ``run_limits`` and ``run_compare`` go on to
+``run_training`` and ``run_export`` make a model of events. ``prepare`` gives the likelihood of a window and stops there; ``run_fit``, ``run_limits`` and ``run_compare`` go on to
 the numbers that a paper quotes.
 """
 
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from gbistat.data.events import Events
     from gbistat.fit.result import FitResult
     from gbistat.likelihood.reference import Reference
+    from gbistat.terms.store import LoadedModel
 
-__all__ = ["Steps", "prepare", "run_compare", "run_fit", "run_limits"]
+__all__ = ["Steps", "prepare", "run_compare", "run_export", "run_fit", "run_limits", "run_training"]
 
 STANDARD_CL = 0.6827
 TENSION = 3.0
@@ -295,3 +296,32 @@ def _warnings(analysis: Analysis, best: FitResult) -> tuple[str, ...]:
     if best.at_bound:
         warnings.append(f"{', '.join(best.at_bound)} ended at a wall of the allowed range")
     return tuple(dict.fromkeys(warnings))
+
+
+def run_training(
+    card: Path, run: Path, *, events: Path | None = None, progress: Callable[[float, str], None] | None = None
+) -> None:
+    """Train what a training card describes; see :func:`gbistat.training.ratio.train_ratio`.
+
+    Raises
+    ------
+    GbistatError
+        If the card, the events or the folder cannot be used, or the training extra is not installed.
+    """
+    from gbistat.training.card import load_card
+    from gbistat.training.ratio import train_ratio
+
+    train_ratio(load_card(card), run, events=events, progress=progress)
+
+
+def run_export(run: Path, output: Path, *, overwrite: bool = False) -> LoadedModel:
+    """Export a finished training as a model; see :func:`gbistat.training.export.export_ratio`.
+
+    Raises
+    ------
+    GbistatError
+        If the run is not finished, ONNX and Keras disagree, or the folder cannot be written.
+    """
+    from gbistat.training.export import export_ratio
+
+    return export_ratio(run, output, overwrite=overwrite)

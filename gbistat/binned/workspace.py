@@ -177,7 +177,7 @@ def to_pyhf(
 def _check_events(model: Model, events: Events, binning: Binning) -> None:
     check_observable(binning.observable, events)
     unit = events.units.get(binning.observable, binning.unit)
-    if False:
+    if binning.unit not in (None, unit):
         raise UnitsError(
             f"the bins of {binning.observable} are in {binning.unit} and the events in {unit}; convert one of them"
         )

@@ -189,6 +189,9 @@ class ModelPart(Record):
         Energy of the collisions in the unit of the mass, the scale of the dijet function.
     bins : int
         Mass bins in which E_b[r] is stored.
+    spurious_signal : float
+        Standard deviation, in events, of a spurious signal: what the background and the ratio may fake, measured on
+        events without signal.
     reference : {"mixed", "background"}
         What ``reference.json`` holds: held-out background alone, or with held-out signal, both weighted such that
         together they stand for background (`gbistat.training.grading.Grader.mixed_reference`).
@@ -200,6 +203,7 @@ class ModelPart(Record):
     background_parameters: Annotated[int, Field(strict=True, ge=2, le=5)] = 3
     sqrt_s: Positive = 13000.0
     bins: AtLeastOne = 10
+    spurious_signal: NonNegative = 0.0
     reference: Literal["mixed", "background"] = "mixed"
 
 

@@ -209,6 +209,7 @@ def _model(run: RatioRun, shapes: MassShapes) -> ModelSpec:
             "mass": {"shape": "double_crystal_ball", "parameters": parameters},
             "ratios": [card.term],
             "yield": {"poi": "mu", "nominal": 1.0},
+            "spurious": {"sigma": card.model.spurious_signal or None},
         },
         "background": {
             "mass": {

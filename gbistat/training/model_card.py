@@ -212,11 +212,20 @@ def _limits(card: RatioCard, term: TermMetadata) -> str:
 - There were samples at {masses} {card.unit} only; elsewhere the features are interpolated linearly between them.
 - Inside the peak the features depend on m / R (events in the tails have lost a part of a jet); the ratio averages over
   this. Effect on the closure: {correlation}.
-- The background is simulation. In data it must be checked in the sidebands, and a spurious-signal uncertainty belongs
-  into the model; none is set here.
+- The background is simulation; in data it must be checked in the sidebands. {_spurious(card)}
 - Windows much wider or narrower than {100 * (card.model.window[1] - card.model.window[0]) / sum(card.model.window):.0f} % of their centre on either side see another part of the peak than was learned.
 - kappa holds for the whole valid range. The reference events are one finite sample, and what is made of them
   (kappa, expected limits, templates) shares its fluctuations."""
+
+
+def _spurious(card: RatioCard) -> str:
+    size = card.model.spurious_signal
+    if size == 0.0:
+        return "A spurious-signal uncertainty belongs into the model; none is set here."
+    return (
+        f"The model carries a spurious signal of {size:g} events (one standard deviation), beside what the error of kappa makes;\n"
+        "  it was measured in windows without signal, on events that trained nothing, and belongs to samples of that size."
+    )
 
 
 def _again(card: RatioCard) -> str:
