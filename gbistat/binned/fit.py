@@ -129,7 +129,7 @@ class _Calculation:
         rising = signal > 0
         if not rising.any():
             return min(0.0, self.bounds[self.index][0])
-        return -10 * float((background[rising] / signal[rising]).min())
+        return -SHARE * float((background[rising] / signal[rising]).min())
 
     def _range(self, low: float) -> list[tuple[float, float]]:
         bounds = list(self.bounds)

@@ -266,6 +266,18 @@ def test_a_huge_signal_is_not_at_an_edge(simple: Model, make_events: Maker) -> N
     assert 0.0 <= result.discovery.p0 < 1e-100
 
 
+def test_a_narrow_range_is_widened(simple: Model, make_events: Maker) -> None:
+    """The same limits and intervals from a range that ends where the fit is just content."""
+    twin = to_pyhf(simple, make_events(2000, 20), BINS)
+    wide = binned_inference(twin)
+    config = twin.workspace["measurements"][0]["config"]
+    config["parameters"][0].update(bounds=[[0.0, 2.01 * (wide.value + wide.error)]])
+    narrow = binned_inference(twin)
+    assert narrow.limit.expected == pytest.approx(wide.limit.expected, rel=1e-4)
+    assert narrow.limit.observed == pytest.approx(wide.limit.observed, rel=1e-4)
+    assert narrow.intervals[1].high == pytest.approx(wide.intervals[1].high, rel=1e-4)
+
+
 def test_results_beside_an_unbinned_one(simple: Model, with_ratio: Changer, make_events: Maker) -> None:
     """Mass and log ratio in 2.5 s of processor time on one core; plain JSON; pyhf's state as it was."""
     model = with_ratio(simple)

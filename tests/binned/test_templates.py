@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import expon, norm
 
 from gbistat.binned.binning import Binning, mass_binning
-from gbistat.binned.observables import log_ratio_binning, reference_values
+from gbistat.binned.observables import event_values, log_ratio_binning, reference_values
 from gbistat.binned.templates import Templates
 from gbistat.data.events import Events
 from gbistat.errors import ModelError, OptionError
@@ -81,6 +81,17 @@ def test_ratio_of_contents_lies_between_the_edges(simple: Model, with_ratio: Cha
     assert (ratio <= bins.edges[1:]).all()
     centre = 0.5 * (bins.edges[1:] + bins.edges[:-1])
     assert np.abs(ratio - centre).max() > 0.3
+
+
+def test_events_and_pool_have_the_same_log_ratio(simple: Model, with_ratio: Changer, make_events: Maker) -> None:
+    """The signal of a reference is normalised on its points; the observable is not."""
+    model = with_ratio(simple)
+    pool = make_events(400, 0)
+    reference = reference_from_pool(model, pool)
+    assert abs(reference.normalisation - 1.0) > 1e-3
+    np.testing.assert_allclose(
+        reference_values(model, reference, "log_ratio"), event_values(model, pool, "log_ratio"), rtol=1e-10
+    )
 
 
 def test_pool_templates_are_weighted_sums(full: Model, with_ratio: Changer, make_events: Maker) -> None:

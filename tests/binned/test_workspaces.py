@@ -208,7 +208,9 @@ def test_bad_templates_are_refused(simple: Model, make_events: Maker) -> None:
     negative = replace(
         simple, constraints=(slope,), parameters=(mu, Parameter("n_bkg", -5.0, -10.0, 0.0, fixed=True), rate)
     )
-    with pytest.raises(ModelError, match=r"'background' has -0\.\d+ expected events in bin 0 of m_jj"):
+    with pytest.raises(
+        ModelError, match=r"'background' has -0\.\d+ expected events in bin 0 of m_jj \(3300 to 3320\); a"
+    ):
         to_pyhf(negative, events, BINS)
     empty = replace(negative, parameters=(mu, Parameter("n_bkg", 0.0, fixed=True), rate))
     with pytest.raises(ModelError, match=r"no background is expected in bin 0 of m_jj .* and 19 more; merge"):
