@@ -270,7 +270,8 @@ def _notes(templates: Templates, standard: Standardised, samples: Sequence[Sampl
     notes = []
     used = {modifier["name"] for sample in samples for modifier in sample.modifiers}
     idle = [direction.name for direction in standard.directions if direction.name not in used]
-    if idle:
+    # In bins of the mass it goes without saying that a nuisance of the features changes nothing.
+    if idle and templates.binning.observable != events.mass_name:
         notes.append(f"{', '.join(idle)} does not change any bin and is left out of the workspace")
     if templates.effective_size < FEW_POINTS:
         notes.append(
