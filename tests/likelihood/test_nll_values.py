@@ -82,7 +82,7 @@ def test_constraints_are_added(rng: np.random.Generator) -> None:
     assert held(2.0, 50.0) - free(2.0, 50.0) == pytest.approx(0.5 * 2.5**2)
 
 
-@pytest.mark.parametrize("log_ratio", [600.0, 700.0, -600.0, -700.0])
+@pytest.mark.parametrize("log_ratio", [600.0, 700.0, -600.0, -700.0, -5000.0])
 def test_huge_and_tiny_ratios(log_ratio: float) -> None:
     nll = ExtendedUnbinnedNLL.from_log_ratio(np.array([log_ratio, 0.3]))
     terms = np.logaddexp(math.log(2.5) + np.array([log_ratio, 0.3]), math.log(30.0))
@@ -92,6 +92,15 @@ def test_huge_and_tiny_ratios(log_ratio: float) -> None:
     ratio = math.exp(0.3) / (2.5 * math.exp(0.3) + 30.0), 1.0 / (2.5 * math.exp(0.3) + 30.0)
     expected = [1.0 - share[0] - ratio[0], 1.0 - share[1] - ratio[1]]
     np.testing.assert_allclose(nll.grad(2.5, 30.0), expected, rtol=1e-12)
+
+
+def test_ratios_beyond_what_a_number_can_hold() -> None:
+    """exp(5000) is no float64, but -ln L is; at mu = 0 the event is one that cannot happen."""
+    nll = ExtendedUnbinnedNLL.from_log_ratio(np.array([5000.0, 0.3]))
+    terms = np.logaddexp(math.log(2.5) + np.array([5000.0, 0.3]), math.log(30.0))
+    assert nll(2.5, 30.0) == pytest.approx(32.5 - terms.sum(), rel=1e-13)
+    assert nll.grad(2.5, 30.0)[0] == pytest.approx(1.0 - 1.0 / 2.5 - 1.0 / (2.5 + 30.0 * math.exp(-0.3)), rel=1e-12)
+    assert nll(0.0, 30.0) == math.inf
 
 
 def test_infinite_beyond_the_positivity_wall() -> None:
