@@ -23,7 +23,7 @@ LAYERS = (
     ("plotting",),
     ("report",),
     ("workflow", "config"),
-    ("cli",),
+    ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 SIDE_BY_SIDE = {"binned", "diagnostics"}
