@@ -133,20 +133,22 @@ def check_observable(observable: str, events: Events) -> None:
         raise OptionError(f"there is no observable {observable!r} to bin in; {nearest(observable, known)}")
 
 
-def usable_reference(model: Model, reference: Reference | None, observable: str) -> Reference:
+def usable_reference(
+    model: Model, reference: Reference | None, observable: str, *, data_allowed: bool = False
+) -> Reference:
     """Return a reference for templates; one from quadrature is made fine enough for narrow bins of any shape.
 
     Raises
     ------
     ModelError
-        If there is none, it is of another model, or it consists of the data.
+        If there is none, it is of another model, or it consists of the data and these are not allowed.
     """
     if reference is None:
         raise ModelError(
             f"templates in {observable} need a reference measure; give a pool of background events (reference_from_pool) "
             "or, for densities of the mass alone, reference_from_quadrature"
         )
-    if reference.kind == "data":
+    if reference.kind == "data" and not data_allowed:
         raise ModelError(
             f"templates in {observable} cannot be made of the data that they are to be compared with; "
             "give a pool of background events (reference_from_pool)"

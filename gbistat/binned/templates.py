@@ -1,8 +1,9 @@
 r"""Templates: expected events of each component in each bin, at any parameters.
 
-Bins of the mass are integrated exactly where a component has one mass density: its other factors are ratios in the features
-*at given mass*, whose mean over the background is 1, so that they do not change how the mass is distributed. Everything
-else is a sum over reference points i in the bin,
+Bins of the mass are integrated exactly where a component has one mass density: its ratios are in the features *at given
+mass*, with a mean over the background of 1, so that they do not change how the mass is distributed. Where a factor with
+a nuisance does (a tilt that makes signal of background), the integral of each bin is multiplied by the mean of that
+factor over reference points in the bin. Everything else is a sum over reference points i in the bin,
 
 .. math::
 
@@ -21,20 +22,20 @@ import numpy as np
 
 from gbistat.binned.observables import reference_values, usable_reference
 from gbistat.errors import ModelError
-from gbistat.likelihood.components import MassFactor
+from gbistat.likelihood.components import LogOffset, MassFactor
 from gbistat.likelihood.parameters import start_vector
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gbistat.binned.binning import Binning
-    from gbistat.likelihood.components import Component
+    from gbistat.likelihood.components import Component, Factor
     from gbistat.likelihood.model import Model
     from gbistat.likelihood.reference import Reference
     from gbistat.terms.density import MassDensity
     from gbistat.typing import FloatArray, IntArray
 
-__all__ = ["Templates"]
+__all__ = ["Templates", "tilted"]
 
 
 class Templates:
@@ -52,6 +53,9 @@ class Templates:
         Quadrature or a pool; not needed for bins of the mass if each component has one mass density.
     held : mapping of str to float, optional
         Parameters whose nominal value is not their start value.
+    tilting : Reference, optional
+        Points for factors with nuisances in bins of the mass, `reference` by default. The data will do here, since
+        only ratios of sums over them are used.
 
     Raises
     ------
@@ -74,19 +78,30 @@ class Templates:
         mass_name: str = "m_jj",
         reference: Reference | None = None,
         held: Mapping[str, float] | None = None,
+        tilting: Reference | None = None,
     ) -> None:
         self.model = model
         self.binning = binning
         self.nominal: FloatArray = start_vector(model.parameters, held)
-        is_mass = binning.observable == mass_name
-        self._densities = [_mass_density(c) if is_mass else None for c in model.components]
+        self._is_mass = binning.observable == mass_name
+        self._densities = [_mass_density(c) if self._is_mass else None for c in model.components]
         self._positions = [_positions(model, c, d) for c, d in zip(model.components, self._densities, strict=True)]
         self._reference: Reference | None = None
         if not all(self._densities):
-            known = self._reference = usable_reference(model, reference, binning.observable)
-            self._index = binning.index(reference_values(model, known, binning.observable, held))
-            # Points outside all bins count in the normalisation: collect them in one more bin.
-            self._index[self._index < 0] = binning.n_bins
+            self._reference = usable_reference(model, reference, binning.observable)
+            self._index = self._bins_of(self._reference, held)
+        self._tilting: Reference | None = None
+        if self._is_mass and tilted(model):
+            self._tilting = usable_reference(model, tilting or reference, binning.observable, data_allowed=True)
+            self._tilting_index = self._bins_of(self._tilting, held)
+
+    def _bins_of(self, reference: Reference, held: Mapping[str, float] | None) -> IntArray:
+        """Bin of each reference point; those outside all bins, which count in normalisations, in one more bin."""
+        if self._is_mass and reference.events is not None:
+            index = self.binning.index(reference.events.mass)
+        else:
+            index = self.binning.index(reference_values(self.model, reference, self.binning.observable, held))
+        return np.where(index < 0, self.binning.n_bins, index)
 
     @property
     def is_sampled(self) -> bool:
@@ -121,7 +136,9 @@ class Templates:
         """
         density = self._densities[component]
         if density is not None:
-            return density.probabilities(self.binning.edges, theta[self._positions[component]])
+            names = self.model.names
+            values = theta[np.array([names.index(name) for name in density.parameters], dtype=np.int64)]
+            return self._tilted(component, theta, density.probabilities(self.binning.edges, values))
         weights = self._weights(component, theta)
         total = float(weights.sum())
         if not total > 0:
@@ -158,6 +175,27 @@ class Templates:
         double = np.bincount(self._index, weights**2, minlength=n_bins + 1)[:-1]
         return np.sqrt(double) / np.where(single > 0, single, 1.0)
 
+    def _tilted(self, component: int, theta: FloatArray, exact: FloatArray) -> FloatArray:
+        """Probabilities of mass bins, times the mean in each bin of the factors that change them."""
+        tilts = _tilts(self.model.components[component])
+        if self._tilting is None or not tilts:
+            return exact
+        prepared = self._tilting.mixture.components[component]
+        moving = [factor for factor in self.model.components[component].factors if factor.parameters]
+        log_tilt = np.zeros(self._tilting.mixture.size)
+        for factor, (at_points, index) in zip(moving, prepared.factors, strict=True):
+            if any(factor is tilt for tilt in tilts):
+                log_tilt += at_points.log_prob(theta[index])
+        if not log_tilt.any():
+            return exact
+        size = self.binning.n_bins + 1
+        plain = self._tilting.measure * np.exp(prepared.log_density(theta) - log_tilt)
+        before = np.bincount(self._tilting_index, plain, minlength=size)
+        after = np.bincount(self._tilting_index, plain * np.exp(log_tilt), minlength=size)
+        mean = np.where(before > 0, after, 1.0) / np.where(before > 0, before, 1.0)
+        everywhere = np.append(exact, max(0.0, 1.0 - float(exact.sum()))) * mean
+        return everywhere[:-1] / float(everywhere.sum())
+
     def _weights(self, component: int, theta: FloatArray) -> FloatArray:
         """``q_i f_i``, up to a factor common to all points."""
         if self._reference is None:
@@ -175,6 +213,19 @@ def _mass_density(component: Component) -> MassDensity | None:
     return found[0] if len(found) == 1 else None
 
 
+def tilted(model: Model) -> bool:
+    """Whether some factor besides the mass densities changes how masses are distributed."""
+    return any(_tilts(component) for component in model.components)
+
+
+def _tilts(component: Component) -> list[Factor]:
+    """Factors with parameters that are neither the mass density nor an offset common to all events."""
+    return [f for f in component.factors if f.parameters and not isinstance(f, (MassFactor, LogOffset))]
+
+
 def _positions(model: Model, component: Component, density: MassDensity | None) -> IntArray:
-    names = density.parameters if density is not None else [n for f in component.factors for n in f.parameters]
+    factors = component.factors
+    names = [n for f in factors for n in f.parameters]
+    if density is not None:
+        names = [n for f in factors if not isinstance(f, LogOffset) for n in f.parameters]
     return np.array([model.names.index(name) for name in dict.fromkeys(names)], dtype=np.int64)

@@ -11,8 +11,11 @@ from gbistat.binned.backend import validate_workspace
 from gbistat.binned.nuisances import standardise
 from gbistat.binned.observables import check_observable, event_values
 from gbistat.binned.samples import free_scale, make_samples
-from gbistat.binned.templates import Templates
+from gbistat.binned.templates import Templates, tilted
 from gbistat.errors import EventsError, ModelError, UnitsError
+from gbistat.likelihood.mixture import Mixture
+from gbistat.likelihood.parameters import start_vector
+from gbistat.likelihood.reference import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,9 +24,7 @@ if TYPE_CHECKING:
     from gbistat.binned.nuisances import Standardised
     from gbistat.binned.samples import Sample
     from gbistat.data.events import Events
-    from gbistat.likelihood.mixture import Mixture
     from gbistat.likelihood.model import Model
-    from gbistat.likelihood.reference import Reference
     from gbistat.typing import BoolArray, FloatArray, Json
 
 __all__ = ["BinnedTwin", "to_pyhf"]
@@ -138,7 +139,14 @@ def to_pyhf(
     """
     _check_events(model, events, binning)
     standard = standardise(model, held)
-    templates = Templates(model, binning, mass_name=events.mass_name, reference=reference, held=held)
+    templates = Templates(
+        model,
+        binning,
+        mass_name=events.mass_name,
+        reference=reference,
+        held=held,
+        tilting=_tilting(model, events, mixture, reference),
+    )
     observed = binning.counts(
         event_values(model, events, binning.observable, mixture=mixture, held=held), events.weights
     )
@@ -187,6 +195,18 @@ def _check_events(model: Model, events: Events, binning: Binning) -> None:
             raise EventsError(
                 f"{outside} of {len(events)} events are outside the window {model.window}; select them with Events.in_window"
             )
+
+
+def _tilting(model: Model, events: Events, mixture: Mixture | None, reference: Reference | None) -> Reference | None:
+    """Points that say how a tilt changes bins of the mass: the reference, or the data as background points."""
+    others = [j for j, component in enumerate(model.components) if component.name != model.signal]
+    if (reference is not None and reference.kind != "data") or not tilted(model) or len(others) != 1:
+        return reference
+    start = start_vector(model.parameters)
+    known = mixture or Mixture.of(model, events, start)
+    own = np.ones(len(events)) if events.weights is None else events.weights
+    measure = own * np.exp(-known.components[others[0]].log_density(start))
+    return Reference(known, measure, "data", float(len(events)), 1.0, events)
 
 
 def _check_bins(model: Model, binning: Binning, samples: Sequence[Sample]) -> None:

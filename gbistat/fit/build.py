@@ -17,7 +17,12 @@ from gbistat.likelihood.constraints import NormalConstraint
 from gbistat.likelihood.model import Model
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.parameters import Parameter
-from gbistat.likelihood.reference import needs_pool, reference_from_pool, reference_from_quadrature
+from gbistat.likelihood.reference import (
+    background_nodes,
+    needs_pool,
+    reference_from_pool,
+    reference_from_quadrature,
+)
 from gbistat.likelihood.tilt import spurious_signal_tilt
 from gbistat.terms.density import MassDensity
 from gbistat.terms.shapes.registry import SHAPES, make_shape
@@ -152,8 +157,9 @@ def build_analysis(
     model = builder.model()
     size = 0.0
     if builder.kappa_sigma > 0 or spec.signal.spurious.sigma:
+        background = background_nodes(model) if not needs_pool(model) else in_window
         model, size = _with_spurious_signal(
-            model, inside if in_window is None else in_window, builder.kappa_sigma, spec.signal.spurious.sigma or 0.0
+            model, inside if background is None else background, builder.kappa_sigma, spec.signal.spurious.sigma or 0.0
         )
     nll = ExtendedUnbinnedNLL(model, inside)
     reference = None

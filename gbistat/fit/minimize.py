@@ -28,6 +28,8 @@ __all__ = ["covariance", "fit", "to_minuit"]
 _DEFAULT = FitOptions()
 LOWER = 1e-3
 """How far (in nll) below Newton's minimum MIGRAD must end to be believed."""
+SMALLEST_BEND = 0.2
+"""Curvature of the nll, in units of that of each parameter alone, that a step assumes at least where the nll does not bend up."""
 FAR = 1e12
 """Size of a parameter, in units of its start or of 1, at which the nll is taken to fall without end."""
 
@@ -88,6 +90,7 @@ def fit(
     calls = search.calls
     if options.minimizer == "migrad" or not (search.converged or search.escaped):
         trial, more = _migrad(nll, theta, free, options)
+        trial = trial if np.isfinite(trial).all() else theta
         calls += more
         # Where Newton's steps have ended in a minimum, MIGRAD only has a say if it finds a lower one: next to the
         # wall where a density turns negative it may run away.
@@ -137,7 +140,6 @@ class _Newton:
         self.free = free
         self.low = np.array([parameter.low for parameter in nll.parameters])
         self.high = np.array([parameter.high for parameter in nll.parameters])
-        self.convex = np.array([name in nll.convex for name in nll.names])
         self.far = FAR * (1.0 + np.abs(nll.start_vector()))
         self.calls = 0
         self.converged = False
@@ -147,7 +149,7 @@ class _Newton:
         """Step until the estimated distance to the minimum is below ``options.edm``."""
         theta = self._within(theta)
         state = self._evaluate(theta)
-        for iteration in range(self.options.max_iterations):
+        for _ in range(self.options.max_iterations):
             if not _usable(state, self.free):
                 return theta
             if (np.abs(theta) > self.far)[self.free].any():
@@ -158,14 +160,6 @@ class _Newton:
                 self.converged = True
                 return theta
             step, edm, downhill = self._step(state, active)
-            yields = active & self.convex
-            if iteration == 0 and not downhill and yields.any() and (active & ~self.convex).any():
-                # A signal of size 0 says nothing about its shape: yields first, shapes after.
-                inner = _Newton(self.nll, yields, self.options)
-                theta = inner.run(theta)
-                state = self._evaluate(theta)
-                self.calls += inner.calls
-                continue
             if edm < self.options.edm and downhill:
                 self.converged = True
                 # The last, tiny step costs nothing more and squares the distance that is left.
@@ -202,16 +196,15 @@ class _Newton:
         scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
         scaled = hessian * (scale[:, None] * scale)
         right = scale * gradient
-        shift = 0.0
         _, solution, failed = dposv(scaled, right, lower=1)
-        while failed:
-            lowest = float(np.linalg.eigvalsh(scaled)[0])
-            shift = max(2.0 * shift, 1e-3, -1.1 * lowest)
-            _, solution, failed = dposv(scaled + shift * np.eye(scale.size), right, lower=1)
+        if failed:
+            # Directions that bend down or not at all are followed downhill as if they bent up: no step becomes huge.
+            values, vectors = np.linalg.eigh(scaled)
+            solution = vectors @ ((vectors.T @ right) / np.maximum(np.abs(values), SMALLEST_BEND))
         direction = -scale * solution
         step = np.zeros_like(state.gradient)
         step[active] = direction
-        return step, -0.5 * float(gradient @ direction), shift == 0.0
+        return step, -0.5 * float(gradient @ direction), not failed
 
     def _full_step(self, theta: FloatArray, step: FloatArray, edm: float) -> tuple[FloatArray, Evaluation] | None:
         """Take the whole step if the edm falls enough: no logarithm is needed to know that it is a good one."""

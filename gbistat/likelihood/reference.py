@@ -16,7 +16,7 @@ Three measures are offered, from the best to the most makeshift:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,7 @@ from gbistat.errors import ModelError
 from gbistat.likelihood.components import LogRatio, MassFactor
 from gbistat.likelihood.mixture import Mixture
 from gbistat.likelihood.parameters import start_vector
+from gbistat.likelihood.tilt import Tilt
 from gbistat.terms.quadrature import gauss_legendre
 
 if TYPE_CHECKING:
@@ -33,7 +34,14 @@ if TYPE_CHECKING:
     from gbistat.likelihood.nll import NLL
     from gbistat.typing import FloatArray
 
-__all__ = ["Reference", "asimov_nll", "reference_from_data", "reference_from_pool", "reference_from_quadrature"]
+__all__ = [
+    "Reference",
+    "asimov_nll",
+    "background_nodes",
+    "reference_from_data",
+    "reference_from_pool",
+    "reference_from_quadrature",
+]
 
 STRATA = 20
 """Slices of mass in which pool events share their weight."""
@@ -90,7 +98,8 @@ def reference_from_quadrature(model: Model, *, nodes_per_piece: int = 400) -> Re
     ModelError
         If some factor looks at more than the mass: a pool of events is needed then.
     """
-    factors = [factor for component in model.components for factor in component.factors]
+    # A tilt is a function of densities that are looked at themselves.
+    factors = [f for component in model.components for f in component.factors if not isinstance(f, Tilt)]
     masses = [factor for factor in factors if isinstance(factor, MassFactor)]
     if len(masses) != len(factors) or not masses:
         raise ModelError("quadrature needs densities of the mass alone; give reference events (reference_from_pool)")
@@ -111,6 +120,29 @@ def reference_from_quadrature(model: Model, *, nodes_per_piece: int = 400) -> Re
     events = Events(mass=mass.ravel())
     mixture = Mixture.of(model, events, start)
     return Reference(mixture, measure.ravel(), "quadrature", float("inf"), 1.0, events)
+
+
+def background_nodes(model: Model, *, nodes_per_piece: int = 400) -> Events:
+    """Quadrature nodes of the mass, weighted with the background density at the start values: the weights sum to 1.
+
+    Parameters
+    ----------
+    model : Model
+        One signal and one background whose densities depend on the mass alone.
+    nodes_per_piece : int, default 400
+        Gauss-Legendre nodes.
+
+    Raises
+    ------
+    ModelError
+        If some factor looks at more than the mass.
+    """
+    reference = reference_from_quadrature(model, nodes_per_piece=nodes_per_piece)
+    if reference.events is None:
+        raise ModelError("the quadrature of this model has no nodes")
+    (index,) = (i for i, component in enumerate(model.components) if component.name != model.signal)
+    density = np.exp(reference.mixture.components[index].log_density(start_vector(model.parameters)))
+    return replace(reference.events, weights=reference.measure * density)
 
 
 def reference_from_pool(model: Model, pool: Events) -> Reference:

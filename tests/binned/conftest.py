@@ -15,6 +15,7 @@ from gbistat.likelihood.components import Component, LogRatio, MassFactor, Yield
 from gbistat.likelihood.constraints import NormalConstraint
 from gbistat.likelihood.model import Model
 from gbistat.likelihood.parameters import Parameter
+from gbistat.likelihood.tilt import spurious_signal_tilt
 from gbistat.terms.density import MassDensity
 from gbistat.terms.shapes.exponential import Exponential
 from gbistat.terms.shapes.gaussian import Gaussian
@@ -88,6 +89,23 @@ def full(simple: Model) -> Model:
             NormalConstraint("mass_scale", 1.0, 0.003),
         ),
     )
+
+
+@pytest.fixture
+def with_tilt() -> Callable[[Model, Events, float], Model]:
+    """Give the background of a model a nuisance that makes signal of it: so many events for one standard deviation."""
+
+    def change(model: Model, events: Events, size: float) -> Model:
+        tilt, _ = spurious_signal_tilt(model, "spurious_signal", events, spurious=size)
+        background = model.components[1]
+        return replace(
+            model,
+            components=(model.components[0], replace(background, factors=(*background.factors, tilt))),
+            parameters=(*model.parameters, Parameter("spurious_signal", 0.0, -10.0, 10.0)),
+            constraints=(*model.constraints, NormalConstraint("spurious_signal", 0.0, 1.0)),
+        )
+
+    return change
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from gbistat.inference.limits import upper_limit
 from gbistat.inference.profile import profile_interval
 from gbistat.likelihood.components import Component, MassFactor, Yield
 from gbistat.likelihood.constraints import NormalConstraint, PoissonConstraint
+from gbistat.likelihood.mixture import Mixture
 from gbistat.likelihood.model import Model
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.parameters import Parameter
@@ -42,6 +42,7 @@ from gbistat.terms.shapes.gaussian import Gaussian
 
 Maker = Callable[..., Events]
 Changer = Callable[[Model], Model]
+Tilter = Callable[[Model, Events, float], Model]
 
 # pyhf 0.7 validates with a class that jsonschema has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:jsonschema.RefResolver is deprecated:DeprecationWarning")
@@ -123,6 +124,22 @@ def test_all_nuisances_converge(full: Model, make_events: Maker) -> None:
     agree(result, nll, reference_from_quadrature(full), rel=8e-3, sigmas=0.02)
 
 
+def test_a_tilt_weakens_both_alike(simple: Model, falling: MassDensity, with_tilt: Tilter, make_events: Maker) -> None:
+    """A spurious signal of one statistical error, as a tilt: the same loss, binned and unbinned."""
+    events = make_events(1980, 60)
+    mass = 3300.0 + 400.0 * (np.arange(20_000) + 0.5) / 20_000
+    grid = Events(mass=mass)
+    model = with_tilt(simple, replace(grid, weights=np.exp(falling.log_prob(mass, [0.002]))), 37.0)
+    nll = ExtendedUnbinnedNLL(model, events)
+    # Midpoints integrate exactly enough: a pool would have statistical errors of its own.
+    points = Mixture.of(model, grid, nll.start_vector())
+    reference = Reference(points, np.full(20_000, 0.02), "quadrature", math.inf, 1.0, grid)
+    result = binned_inference(to_pyhf(model, events, mass_binning(WINDOW, n_bins=200), reference=reference))
+    agree(result, nll, reference, rel=0.01, sigmas=0.05)
+    without = binned_inference(to_pyhf(simple, events, BINS))
+    assert result.limit.expected[2] > 1.1 * without.limit.expected[2]
+
+
 def test_twenty_mass_bins_lose_little(simple: Model, make_events: Maker) -> None:
     """A width of 60 GeV in bins of 20 GeV: below 1 % of the median expected limit, and never better than unbinned."""
     events = make_events(1980, 60)
@@ -197,8 +214,8 @@ def test_pyhf_on_its_own_finds_the_same(full: Model, make_events: Maker, tmp_pat
     assert json.loads(answer.stdout)["CLs_obs"] == pytest.approx(0.05, abs=2e-4)
 
 
-def test_optimizers_agree(full: Model, make_events: Maker) -> None:
-    twin = to_pyhf(full, make_events(1980, 60), mass_binning(WINDOW, n_bins=8))
+def test_optimizers_agree(simple: Model, make_events: Maker) -> None:
+    twin = to_pyhf(simple, make_events(1980, 60), mass_binning(WINDOW, n_bins=8))
     newton, minuit = (binned_inference(twin, optimizer=name) for name in ("newton", "minuit"))
     assert newton.value == pytest.approx(minuit.value, abs=0.005 * minuit.error)
     assert newton.error == pytest.approx(minuit.error, rel=5e-3)
@@ -279,20 +296,17 @@ def test_a_narrow_range_is_widened(simple: Model, make_events: Maker) -> None:
 
 
 def test_results_beside_an_unbinned_one(simple: Model, with_ratio: Changer, make_events: Maker) -> None:
-    """Mass and log ratio in 2.5 s of processor time on one core; plain JSON; pyhf's state as it was."""
+    """Mass and log ratio; plain JSON; pyhf's state as it was."""
     model = with_ratio(simple)
     events = make_events(4950, 50)
     nll = ExtendedUnbinnedNLL(model, events)
     reference = reference_from_pool(model, make_events(15_000, 0))
     before = pyhf.get_backend()
-    begin = time.process_time()
     results, notes = binned_results(model, nll, events, reference)
-    used = time.process_time() - begin
     assert [result.observable for result in results] == ["m_jj", "log_ratio"]
     assert results[0].n_bins == 20
     assert 15 < results[1].n_bins <= 30
     assert notes == []
-    assert used < 2.5
     assert pyhf.get_backend() == before
     content = json.loads(json.dumps(results[1].to_dict()))
     assert content["observable"] == "log_ratio"

@@ -16,6 +16,7 @@ from gbistat.data.events import Events
 from gbistat.errors import ModelError, OptionError
 from gbistat.likelihood.components import Component, LogArray, LogOffset, Yield
 from gbistat.likelihood.constraints import NormalConstraint
+from gbistat.likelihood.mixture import Mixture
 from gbistat.likelihood.model import Model
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.parameters import Parameter
@@ -23,6 +24,7 @@ from gbistat.likelihood.reference import reference_from_data, reference_from_poo
 
 Maker = Callable[..., Events]
 Changer = Callable[[Model], Model]
+Tilter = Callable[[Model, Events, float], Model]
 
 
 def test_mass_templates_are_integrals(simple: Model) -> None:
@@ -137,6 +139,38 @@ def test_offset_of_a_ratio_changes_nothing(simple: Model, with_ratio: Changer, m
     theta = templates.nominal.copy()
     theta[-1] = 0.3
     np.testing.assert_allclose(templates.probabilities(0, theta), templates.probabilities(0, templates.nominal))
+    # In bins of the mass it is no tilt, which would need points.
+    assert model.window is not None
+    assert Templates(model, mass_binning(model.window)).shape_parameters(0).size == 0
+
+
+def test_a_tilt_changes_bins_of_the_mass(simple: Model, with_tilt: Tilter, make_events: Maker) -> None:
+    """A spurious signal of 30 events: its template against the integral of the tilted density over each bin."""
+    assert simple.window is not None
+    bins = mass_binning(simple.window)
+    model = with_tilt(simple, make_events(20_000, 0), 30.0)
+    grid = Events(mass=3300.0 + 400.0 * (np.arange(40_000) + 0.5) / 40_000)
+    mixture = Mixture.of(model, grid, np.array([p.start for p in model.parameters]))
+    reference = reference_from_pool(model, make_events(50_000, 0))
+    templates = Templates(model, bins, reference=reference)
+    plain = Templates(simple, bins).probabilities(1, np.array([0.0, 2000.0, 0.002]))
+    for nu in (-2.0, 1.0, 3.0):
+        theta = templates.nominal.copy()
+        theta[-1] = nu
+        tilted = np.bincount(bins.index(grid.mass), np.exp(mixture.components[1].log_density(theta)))
+        found = templates.probabilities(1, theta)
+        assert found.sum() == pytest.approx(1.0)
+        # Fifty thousand points make the mean tilt of a bin good to 1 % of itself.
+        np.testing.assert_allclose(found, tilted / tilted.sum(), atol=0.01 * np.abs(found - plain).max())
+    np.testing.assert_allclose(templates.probabilities(1, templates.nominal), plain, rtol=1e-12)
+    assert templates.model.names[templates.shape_parameters(1)[-1]] == "spurious_signal"
+    assert not templates.is_sampled
+    with pytest.raises(ModelError, match="templates in m_jj need a reference measure"):
+        Templates(model, bins)
+    # Half a window: what a tilt takes away from the other half is not lost.
+    half = Binning("m_jj", bins.edges[:11])
+    whole, part = templates.probabilities(1, theta), Templates(model, half, reference=reference).probabilities(1, theta)
+    np.testing.assert_allclose(part, whole[:10], rtol=1e-3)
 
 
 def test_feature_templates(simple: Model, with_ratio: Changer, make_events: Maker) -> None:

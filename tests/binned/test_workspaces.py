@@ -24,13 +24,15 @@ from gbistat.likelihood.components import Component, MassFactor, Yield
 from gbistat.likelihood.constraints import LogNormalConstraint, NormalConstraint, PoissonConstraint
 from gbistat.likelihood.mixture import Mixture
 from gbistat.likelihood.model import Model
+from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.parameters import Parameter
-from gbistat.likelihood.reference import reference_from_pool, reference_from_quadrature
+from gbistat.likelihood.reference import reference_from_data, reference_from_pool, reference_from_quadrature
 from gbistat.terms.density import MassDensity
 from gbistat.terms.shapes.gaussian import Gaussian
 
 Maker = Callable[..., Events]
 Changer = Callable[[Model], Model]
+Tilter = Callable[[Model, Events, float], Model]
 # pyhf 0.7 validates with a class that jsonschema has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:jsonschema.RefResolver is deprecated:DeprecationWarning")
 BINS = mass_binning(MassWindow(3300.0, 3700.0))
@@ -169,6 +171,26 @@ def test_statistical_errors(simple: Model, with_ratio: Changer, make_events: Mak
     mixture = Mixture.of(model, events, np.array([p.start for p in model.parameters]))
     again = to_pyhf(model, events, bins, reference=reference, mixture=mixture)
     assert again.workspace == twin.workspace
+
+
+def test_a_tilt_of_the_background(simple: Model, with_tilt: Tilter, with_ratio: Changer, make_events: Maker) -> None:
+    """A spurious signal is a histosys of the background in any observable; in the mass, the data do as points."""
+    events, pool = make_events(2000, 0), make_events(20_000, 0)
+    model = with_tilt(with_ratio(simple), pool, 20.0)
+    reference = reference_from_pool(model, pool)
+    twins = [to_pyhf(model, events, BINS, reference=given) for given in (reference, None)]
+    twins.append(to_pyhf(model, events, log_ratio_binning(model, reference, n_bins=10), reference=reference))
+    for twin in twins:
+        assert ("spurious_signal", "histosys") in modifiers(twin)["background"]
+    rise = [expected(load(twin)[0], spurious_signal=1.0) - twin.samples["background"] for twin in twins]
+    # The total stays, the middle of the window and the top of the log ratio gain what the edges lose.
+    for change in rise:
+        assert abs(change.sum()) < 1e-6
+    assert rise[0][8:12].sum() > 2.0
+    assert rise[2][-3:].sum() > 5.0
+    assert rise[1][6:14].sum() == pytest.approx(rise[0][6:14].sum(), rel=0.3)
+    data = reference_from_data(ExtendedUnbinnedNLL(model, events), np.array([p.start for p in model.parameters]))
+    assert to_pyhf(model, events, BINS, reference=data).workspace == twins[1].workspace
 
 
 def test_notes(simple: Model, with_ratio: Changer, make_events: Maker) -> None:

@@ -74,11 +74,11 @@ def test_limits_follow_the_parameters(bump: Builder) -> None:
     assert Minuit(total, **nll.start).limits["m_X"] == (105.0, 195.0)
 
 
-@pytest.mark.parametrize("order", ["nll first", "constraint first"])
-def test_plus_a_constraint_of_iminuit(nll: ExtendedUnbinnedNLL, order: str) -> None:
+@pytest.mark.parametrize("first", ["nll", "constraint"])
+def test_plus_a_constraint_of_iminuit(nll: ExtendedUnbinnedNLL, first: str) -> None:
     """iminuit scales each term by its errordef: chi2 of the constraint and -ln L meet as they should."""
     constraint = iminuit.cost.NormalConstraint("n_bkg", 280.0, 5.0)
-    total = nll + constraint if order == "nll first" else constraint + nll
+    total = nll + constraint if first == "nll" else constraint + nll
     assert isinstance(total, iminuit.cost.CostSum)
     theta = {"mu": 30.0, "n_bkg": 290.0}
     value = total(*(theta[name] for name in describe(total)))

@@ -150,3 +150,45 @@ def saturating() -> NLL:
     """Beside a nuisance that is measured."""
     measured = NormalConstraint("nuisance", 0.0, 1.0)
     return NLL([Parameter("t", 0.1), Parameter("nuisance", 1.0)], [], [Saturating(), measured], poi="t")
+
+
+class HiddenWell:
+    """``t^2 / 200 - 8 exp(-(t - 21)^2 / 2)``: an error of 10 at 0, and a deeper, narrow well two errors away."""
+
+    names = ("t",)
+
+    def value(self, theta: np.ndarray) -> float:
+        return float(theta[0] ** 2 / 200.0 - 8.0 * np.exp(-0.5 * (theta[0] - 21.0) ** 2))
+
+    def gradient(self, theta: np.ndarray) -> np.ndarray:
+        return np.array([theta[0] / 100.0 + 8.0 * (theta[0] - 21.0) * np.exp(-0.5 * (theta[0] - 21.0) ** 2)])
+
+    def hessian(self, theta: np.ndarray) -> np.ndarray:
+        bend = 8.0 * (1.0 - (theta[0] - 21.0) ** 2) * np.exp(-0.5 * (theta[0] - 21.0) ** 2)
+        return np.array([[0.01 + bend]])
+
+
+@pytest.fixture
+def hidden_well() -> NLL:
+    return NLL([Parameter("t", 0.0)], [], [HiddenWell()], poi="t")
+
+
+class Barrier:
+    """``t^2 / 200 + 10 exp(-(t - 8)^2 / 4.5)``: an error of 10, and a barrier within one error."""
+
+    names = ("t",)
+
+    def value(self, theta: np.ndarray) -> float:
+        return float(theta[0] ** 2 / 200.0 + 10.0 * np.exp(-((theta[0] - 8.0) ** 2) / 4.5))
+
+    def gradient(self, theta: np.ndarray) -> np.ndarray:
+        return np.array([theta[0] / 100.0 - 10.0 * (theta[0] - 8.0) / 2.25 * np.exp(-((theta[0] - 8.0) ** 2) / 4.5)])
+
+    def hessian(self, theta: np.ndarray) -> np.ndarray:
+        bend = 10.0 / 2.25 * ((theta[0] - 8.0) ** 2 / 2.25 - 1.0) * np.exp(-((theta[0] - 8.0) ** 2) / 4.5)
+        return np.array([[0.01 + bend]])
+
+
+@pytest.fixture
+def barrier() -> NLL:
+    return NLL([Parameter("t", 0.0, -60.0, 60.0)], [], [Barrier()], poi="t")

@@ -208,6 +208,7 @@ def test_two_peaks_give_two_segments(bump: Callable[..., ExtendedUnbinnedNLL]) -
     assert len(interval.segments) == 2
     (first_low, first_high), (second_low, second_high) = interval.segments
     assert first_low < 130.0 < first_high < 150.0 < second_low < 168.0 < second_high
+    assert (interval.low, interval.high) == (first_low, second_high)
     lowest = min(fit(nll, start=nll.start_vector(m_X=m)).nll for m in (131.0, 167.0))
     for end in (first_low, first_high, second_low, second_high):
         assert 2.0 * (fit(nll, fixed={"m_X": end}).nll - lowest) == pytest.approx(interval.threshold, rel=1e-4)
@@ -224,6 +225,16 @@ def test_better_minimum_found_during_the_profile(double_well: NLL) -> None:
     scan = profile_scan(double_well, "t", grid, best=wrong)
     np.testing.assert_allclose(scan.q, [2.0 * (double_well(t) - right.nll) for t in grid], rtol=1e-9, atol=1e-9)
     assert scan.best.value("t") == pytest.approx(right.value("t"))
+
+
+def test_better_minimum_stepped_on_while_leaving_the_interval(hidden_well: NLL) -> None:
+    """The step out of the wrong interval lands on the flank of a deeper well, above the level seen from its bottom."""
+    wrong, right = fit(hidden_well, start=np.array([0.0])), fit(hidden_well, start=np.array([21.0]))
+    assert right.nll < wrong.nll - 5.0
+    assert wrong.nll - 1.5 < hidden_well(19.5996) < wrong.nll - 0.5
+    found, expected = (profile_interval(hidden_well, "t", cl=0.95, best=best) for best in (wrong, right))
+    assert found.segments == (pytest.approx(expected.segments[0], rel=1e-6),)
+    assert found.best == pytest.approx(21.0, abs=0.1)
 
 
 def test_segments_of_a_double_well(double_well: NLL) -> None:
@@ -247,6 +258,16 @@ def test_a_gap_without_a_point_of_the_search(double_well: NLL) -> None:
     assert len(fine.segments) == len(coarse.segments) == 2
     for first, second in zip(fine.segments, coarse.segments, strict=True):
         assert first == pytest.approx(second, abs=1e-5)
+
+
+def test_a_barrier_within_one_error(barrier: NLL) -> None:
+    """The first step outwards, two errors, would jump over it; the grid of the search does not let it."""
+    interval = profile_interval(barrier, "t", cl=0.95)
+    assert len(interval.segments) == 2
+    (low, first), (second, high) = interval.segments
+    assert low == pytest.approx(-19.6, abs=0.1)
+    assert 3.0 < first < 6.0 < 10.0 < second < 13.0
+    assert high == pytest.approx(19.6, abs=0.1)
 
 
 def test_a_segment_at_the_end_of_the_range(double_well: NLL) -> None:

@@ -101,3 +101,35 @@ def test_nothing_is_pulled_where_a_floating_kappa_is(pool):
     )
     bad = fit(ExtendedUnbinnedNLL(floating, events))
     assert bad.value("ln_kappa") > 0.5 * sigma**2 * n_signal
+
+
+def test_a_spurious_signal_of_an_analytic_model_needs_no_pool():
+    """Mass densities alone: expectations and Asimov sets come from quadrature; the limit grows by the stated size."""
+    from gbistat.data.window import MassWindow
+    from gbistat.fit.build import build_analysis
+    from gbistat.inference.limits import upper_limit
+    from gbistat.terms.model_spec import ModelSpec
+
+    rng = np.random.default_rng(8)
+    masses = 60.0 + rng.exponential(40.0, 20_000)
+    events = Events(mass=masses[masses < 140.0])
+
+    def expected(size):
+        spec = ModelSpec.model_validate(
+            {
+                "signal": {
+                    "mass": {"shape": "gaussian", "parameters": {"mean": 100.0, "sigma": 2.0}},
+                    "spurious": {"sigma": size},
+                },
+                "background": {"mass": {"shape": "exponential"}, "fit_range": [60.0, 140.0]},
+            }
+        )
+        analysis = build_analysis(spec, events, MassWindow(90.0, 110.0))
+        assert analysis.spurious_signal == (size or 0.0)
+        asimov_error = fit(analysis.nll).error("mu")
+        return upper_limit(analysis.nll, analysis.reference).expected[2], asimov_error
+
+    plain, plain_error = expected(None)
+    with_spurious, error = expected(plain_error)
+    assert error == pytest.approx(np.sqrt(2.0) * plain_error, rel=0.1)
+    assert with_spurious == pytest.approx(np.sqrt(2.0) * plain, rel=0.12)
