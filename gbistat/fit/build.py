@@ -180,8 +180,13 @@ def _with_spurious_signal(model: Model, events: Events, kappa: float, spurious: 
     """Model whose background tilts with a standard-normal nuisance, and the spurious signal of one sigma in events."""
     tilt, size = spurious_signal_tilt(model, SPURIOUS, events, kappa=kappa, spurious=spurious)
     parameter = Parameter(SPURIOUS, 0.0, -10.0, 10.0)
+    # Kappa leaves the number of events alone; other spurious signal adds events, beside what the tilt makes of background.
+    rate = {SPURIOUS: spurious**2 / size} if spurious else {}
     components = tuple(
-        c if c.name == model.signal else dataclasses.replace(c, factors=(*c.factors, tilt)) for c in model.components
+        c
+        if c.name == model.signal
+        else dataclasses.replace(c, rate=Yield({**c.rate.linear, **rate}), factors=(*c.factors, tilt))
+        for c in model.components
     )
     constraint = NormalConstraint(SPURIOUS, 0.0, 1.0)
     return (
