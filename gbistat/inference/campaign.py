@@ -35,7 +35,7 @@ CHUNK_SIZE = 1000
 """Toys in a task, unless the plan says otherwise."""
 
 Columns: TypeAlias = dict[str, NDArray[Any]]
-"""What a task returns: arrays of numbers by name, one row a toy."""
+"""What a task returns: arrays of numbers by name, one row a toy. A point may have columns that others do not have."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
@@ -262,8 +262,8 @@ class Campaign:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the columns in alphabetical order; none before the first chunk is done."""
-        return tuple(sorted(next(iter(self.chunks.values()), ())))
+        """Names of the columns at any of the points, in alphabetical order; none before the first chunk is done."""
+        return tuple(sorted({name for chunk in self.chunks.values() for name in chunk}))
 
     @property
     def places(self) -> list[tuple[int, int]]:
@@ -288,24 +288,31 @@ class Campaign:
         return not self.missing()
 
     def column(self, name: str, point: int | None = None) -> NDArray[Any]:
-        """Values of one column in the order of points and chunks, at one point or at all; shape (toys, ...).
+        """Values of one column in the order of points and chunks, at one point or at all that have it; shape (toys, ...).
 
         Raises
         ------
         CampaignError
-            If there is no such column, or no toy yet.
+            If there is no such column there, or no toy yet.
         """
-        if self.chunks and name not in self.names:
-            raise CampaignError(f"the toys have no column {name!r}; {nearest(name, self.names)}")
-        parts = [self.chunks[place][name] for place in self.places if point is None or place[0] == point]
-        if not parts:
-            where = "" if point is None else f" at {self.plan.describe(point)}"
+        chunks = [self.chunks[place] for place in self.places if point is None or place[0] == point]
+        where = "" if point is None else f" at {self.plan.describe(point)}"
+        if not chunks:
             raise CampaignError(f"no toys are done{where} yet; run the campaign first")
+        parts = [chunk[name] for chunk in chunks if name in chunk]
+        if not parts:
+            raise CampaignError(f"the toys{where} have no column {name!r}; {nearest(name, sorted(chunks[0]))}")
         return np.concatenate(parts)
 
-    def point_of_toy(self) -> IntArray:
-        """Position of each toy's point in the plan, in the order of :meth:`column`, shape (toys,)."""
-        places = self.places
+    def point_of_toy(self, name: str | None = None) -> IntArray:
+        """Position of each toy's point in the plan, in the order of :meth:`column`, shape (toys,).
+
+        Parameters
+        ----------
+        name : str, optional
+            A column, to leave out points that do not have it.
+        """
+        places = [place for place in self.places if name is None or name in self.chunks[place]]
         sizes = [rows(self.chunks[place]) for place in places]
         return np.repeat(np.array([place[0] for place in places], dtype=np.int64), sizes)
 

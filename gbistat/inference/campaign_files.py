@@ -4,12 +4,13 @@ A file is an uncompressed NPZ archive, so ``numpy.load(path)`` reads it, with th
 
 ``header.json``
     ``schema``; ``plan`` (work, model_sha256, parameters, points, n_toys, seed, chunk_size, settings) and ``plan_sha256``, the
-    hash of the plan without ``n_toys``; ``versions`` of the packages that made the toys; ``columns``: type and shape of a row
-    by name; ``n_toys``: toys in the file.
+    hash of the plan without ``n_toys``; ``versions`` of the packages that made the toys; ``columns``: by name the type and
+    shape of a row, and the points whose toys have it; ``n_toys``: toys in the file.
 ``task_point``, ``task_chunk``, ``task_toys``
     For each chunk in the file its point, its place at that point, its number of toys; sorted by point and chunk.
 one array a column
-    Rows are toys, in the order of the chunks: ``numpy.repeat(task_point, task_toys)`` is the point of each.
+    Rows are toys, in the order of the chunks: ``numpy.repeat(task_point, task_toys)`` is the point of each. A column that
+    only some points have holds the toys of these alone.
 
 Nothing in a file depends on when, where or in what order the toys were made: the same toys are the same bytes. Beside a file
 under work stands its journal (:mod:`gbistat.inference.campaign_journal`), which `load_campaign` reads too.
@@ -98,15 +99,18 @@ def _member(name: str) -> zipfile.ZipInfo:
 
 
 def _header(campaign: Campaign) -> Json:
-    first: Columns = next(iter(campaign.chunks.values()), {})
+    columns: Json = {}
+    for point, chunk in campaign.places:
+        for name, array in campaign.chunks[point, chunk].items():
+            kind = columns.setdefault(name, {"dtype": array.dtype.str, "shape": list(array.shape[1:]), "points": []})
+            if point not in kind["points"][-1:]:
+                kind["points"].append(point)
     return {
         "schema": SCHEMA,
         "plan": campaign.plan.to_json(),
         "plan_sha256": campaign.plan.sha256,
         "versions": {name: list(found) for name, found in sorted(campaign.versions.items())},
-        "columns": {
-            name: {"dtype": first[name].dtype.str, "shape": list(first[name].shape[1:])} for name in campaign.names
-        },
+        "columns": {name: columns[name] for name in campaign.names},
         "n_toys": campaign.n_done(),
     }
 
@@ -162,21 +166,21 @@ def _read(path: Path, archive: zipfile.ZipFile) -> Campaign:
     if sorted(archive.namelist()) != sorted([HEADER, *wanted]):
         raise ToyFileError(f"{where} is damaged: its arrays are not those that its header lists")
     point, chunk, toys = (_array(archive, name) for name in TASKS)
-    columns = {name: _array(archive, name) for name in sorted(header.columns)}
     _check_tasks(where, plan, point, chunk, toys)
-    for name, array in columns.items():
-        kind = header.columns[name]
-        if (
-            array.shape != (header.n_toys, *kind.shape)
-            or array.dtype.str != kind.dtype
-            or int(toys.sum()) != len(array)
-        ):
+    if int(toys.sum()) != header.n_toys:
+        raise ToyFileError(f"{where} is damaged: it does not hold the number of toys that its header gives")
+    places = list(zip(point.tolist(), chunk.tolist(), strict=True))
+    chunks: dict[tuple[int, int], Columns] = {place: {} for place in places}
+    for name, kind in sorted(header.columns.items()):
+        array = _array(archive, name)
+        having = np.isin(point, kind.points)
+        if array.shape != (int(toys[having].sum()), *kind.shape) or array.dtype.str != kind.dtype:
             raise ToyFileError(f"{where} is damaged: column {name!r} has not the type and length that its header gives")
-    ends = np.cumsum(toys)
-    chunks = {
-        (int(point[i]), int(chunk[i])): {name: array[ends[i] - toys[i] : ends[i]] for name, array in columns.items()}
-        for i in range(len(toys))
-    }
+        ends = np.cumsum(toys * having)
+        for i in np.flatnonzero(having):
+            chunks[places[i]][name] = array[ends[i] - toys[i] : ends[i]]
+    if not all(chunks.values()):
+        raise ToyFileError(f"{where} is damaged: it has chunks without any column")
     return Campaign(plan, chunks, dict(header.versions))
 
 

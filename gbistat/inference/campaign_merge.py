@@ -47,16 +47,15 @@ def merge_campaigns(campaigns: Sequence[Campaign], names: Sequence[str] | None =
     owner: dict[tuple[int, int], str] = {}
     versions: dict[str, set[str]] = {}
     n_toys = np.array(first.plan.n_toys)
+    kinds = _Kinds()
     for campaign, name in zip(campaigns, called, strict=True):
         first.plan.check_same(campaign.plan, called[0], name)
         n_toys = np.maximum(n_toys, campaign.plan.n_toys)
         for package, found in campaign.versions.items():
             versions.setdefault(package, set()).update(found)
         for place, chunk in campaign.chunks.items():
+            kinds.check(place[0], chunk, name)
             held = chunks.get(place)
-            if chunks:
-                seen = next(iter(chunks))
-                _check_alike(chunks[seen], chunk, owner[seen], name)
             if held is not None and rows(held) == rows(chunk):
                 _check_equal(first.plan, place, held, chunk, owner[place], name)
             if held is None or rows(chunk) > rows(held):
@@ -66,15 +65,28 @@ def merge_campaigns(campaigns: Sequence[Campaign], names: Sequence[str] | None =
     return Campaign(plan, chunks, merged)
 
 
-def _check_alike(one: Columns, other: Columns, mine: str, others: str) -> None:
-    """Check that chunks have the same columns."""
-    kinds = [{name: (array.dtype.str, array.shape[1:]) for name, array in chunk.items()} for chunk in (one, other)]
-    if kinds[0] != kinds[1]:
-        odd = sorted(name for name in {*one, *other} if kinds[0].get(name) != kinds[1].get(name))
-        raise ToyFileError(
-            f"{mine} and {others} do not have the same columns: {', '.join(odd)} differ(s); they were made by different "
-            "versions of the work"
-        )
+class _Kinds:
+    """Columns seen so far: every chunk at a point has the same, and a column is of one kind everywhere."""
+
+    def __init__(self) -> None:
+        self._by_point: dict[int, tuple[tuple[str, ...], str]] = {}
+        self._by_name: dict[str, tuple[tuple[str, tuple[int, ...]], str]] = {}
+
+    def check(self, point: int, chunk: Columns, owner: str) -> None:
+        """Check one more chunk."""
+        names, first = self._by_point.setdefault(point, (tuple(chunk), owner))
+        odd = set(names) ^ set(chunk)
+        for name, array in chunk.items():
+            kind = (array.dtype.str, array.shape[1:])
+            known, other = self._by_name.setdefault(name, (kind, owner))
+            if known != kind:
+                odd.add(name)
+                first = other
+        if odd:
+            raise ToyFileError(
+                f"{first} and {owner} do not have the same columns: {', '.join(sorted(odd))} differ(s); they were made by "
+                "different versions of the work"
+            )
 
 
 def _check_equal(

@@ -51,10 +51,11 @@ class PlanRecord(Record):
 
 
 class ColumnRecord(Record):
-    """Type and shape of one row of a column."""
+    """Type and shape of one row of a column, and the points whose toys have it."""
 
     dtype: Annotated[str, Field(pattern=r"^[<|][biuf][0-9]+$")]
     shape: tuple[Count, ...]
+    points: tuple[Count, ...]
 
 
 class Header(Record):

@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 import pytest
 
-from gbistat.errors import OutputError, ToyFileError
+from gbistat.errors import CampaignError, OutputError, ToyFileError
 from gbistat.inference.campaign import Campaign, CampaignPlan
 from gbistat.inference.campaign_files import load_campaign, merge_files, read_campaign, write_campaign
 from gbistat.inference.campaign_journal import Journal, journal_path, read_journal
@@ -76,6 +76,29 @@ def test_numpy_reads_it(path):
     point = np.repeat(data["task_point"], data["task_toys"])
     assert data["q"].shape == (35, 2)
     assert np.array_equal(data["n"][point == 1], columns(plan(), (1, 0))["n"])
+
+
+def test_columns_that_only_one_point_has(tmp_path):
+    def some(place):
+        chunk = columns(plan(), place)
+        return chunk if place[0] == 0 else {name: chunk[name] for name in ("n", "q")}
+
+    whole = Campaign(plan(), {place: some(place) for place in EVERY}, VERSIONS)
+    path = write_campaign(tmp_path / "toys.npz", whole)
+    campaign = read_campaign(path)
+    assert campaign.names == ("failed", "n", "q")
+    assert campaign.column("failed").tobytes() == whole.column("failed", 0).tobytes()
+    assert campaign.point_of_toy("failed").tolist() == [0] * 25
+    assert campaign.column("n").tobytes() == whole.column("n").tobytes()
+    assert sorted(campaign.chunks[1, 0]) == ["n", "q"]
+    with pytest.raises(CampaignError, match=r"the toys at mu = 1, nu = 0\.333333 have no column 'failed'"):
+        campaign.column("failed", 1)
+    parts = []
+    for i, places in enumerate((EVERY[2:], EVERY[:2])):
+        part = Campaign(plan(), {place: some(place) for place in places}, VERSIONS)
+        parts.append(write_campaign(tmp_path / f"{i}.npz", part))
+    merge_files(parts, tmp_path / "merged.npz")
+    assert (tmp_path / "merged.npz").read_bytes() == path.read_bytes()
 
 
 def test_a_campaign_without_toys(tmp_path):
@@ -147,7 +170,8 @@ def npy(array):
         ({"header": header(lambda d: d["plan"].pop("seed"))}, "plan.seed is missing"),
         ({"header": header(lambda d: d["columns"].pop("q"))}, "not those that its header lists"),
         ({"header": header(lambda d: d["columns"]["q"].update(dtype="<f4"))}, "column 'q' has not the type"),
-        ({"header": header(lambda d: d.update(n_toys=34))}, "column 'failed' has not the type and length"),
+        ({"header": header(lambda d: d.update(n_toys=34))}, "does not hold the number of toys"),
+        ({"header": header(lambda d: d["columns"]["q"].update(points=[0]))}, "column 'q' has not the type and length"),
         ({"n": lambda c: None}, "not those that its header lists"),
         ({"n": lambda c: c[:-8]}, "is damaged"),
         ({"n": npy(np.array([{}], dtype=object))}, "allow_pickle"),

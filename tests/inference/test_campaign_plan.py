@@ -127,7 +127,7 @@ def test_campaign_knows_what_is_done():
     assert not campaign.complete
     assert campaign.point_of_toy().tolist() == [0] * 15 + [2] * 10
     assert np.array_equal(campaign.column("q", 0), np.r_[plan().rng(0, 0).random(10), plan().rng(0, 2).random(5)])
-    with pytest.raises(CampaignError, match="no column 'qq'; nearest names: q"):
+    with pytest.raises(CampaignError, match="have no column 'qq'; nearest names: q"):
         campaign.column("qq")
     with pytest.raises(CampaignError, match="no toys are done at mu = 1 yet"):
         campaign.column("q", 1)
@@ -178,10 +178,20 @@ def test_a_chunk_that_differs_is_an_error():
         merge_campaigns([done(plan(), [(1, 0)]), done(plan(), [(1, 0)], shift=1e-15)], ["x", "y"])
 
 
-def test_other_columns_are_an_error():
-    odd = Campaign(plan(), {(1, 0): {"q": np.zeros(10), "r": np.zeros(10)}})
-    with pytest.raises(ToyFileError, match=r"x and y do not have the same columns: r differ"):
-        merge_campaigns([done(plan(), [(0, 0)]), odd], ["x", "y"])
+@pytest.mark.parametrize(
+    ("place", "chunk", "odd"),
+    [
+        ((0, 1), {"q": np.zeros(10), "r": np.zeros(10)}, "r"),
+        ((0, 1), {"r": np.zeros(10)}, "q, r"),
+        ((1, 0), {"q": np.zeros((10, 2))}, "q"),
+        ((1, 0), {"q": np.zeros(10, dtype=np.int64)}, "q"),
+    ],
+)
+def test_other_columns_are_an_error(place, chunk, odd):
+    campaigns = [done(plan(), [(0, 0)]), Campaign(plan(), {place: chunk})]
+    with pytest.raises(ToyFileError, match=rf"x and y do not have the same columns: {odd} differ"):
+        merge_campaigns(campaigns, ["x", "y"])
+    merge_campaigns([done(plan(), [(0, 0)]), Campaign(plan(), {(1, 0): {"r": np.zeros(10)}})])
 
 
 def test_nothing_to_merge():
