@@ -41,6 +41,8 @@ __all__ = [
     "ToysStatus",
     "analyse",
     "choose_executor",
+    "data_settings",
+    "default_points",
     "merge_toys",
     "prepare_toys",
     "run_toys",
@@ -241,22 +243,33 @@ def prepare_toys(options: RunOptions, request: ToysRequest, *, steps: Steps = _s
             seed=request.seed,
             model_sha256=options.model.sha256,
             chunk_size=request.chunk_size,
-            settings={
-                "window": list(options.windows[0]),
-                "events_sha256": file_sha256(options.source.path),
-                "n_events": len(analysis.events),
-            },
+            settings=data_settings(options, analysis),
         )
     return PreparedToys(plan, work, model.pool_reports(plan.points[-1]), analysis.warnings)
 
 
-def default_points(model: ToyModel) -> tuple[float, ...]:
+def default_points(model: ToyModel, count: int = DEFAULT_POINTS) -> tuple[float, ...]:
     """Values from 0 to four errors above the estimate, the last rounded up to two digits: where intervals and limits end."""
     best = fit(model.nll).raise_if_invalid()
     top = max(best.value(model.poi), 0.0) + 4.0 * best.error(model.poi)
     step = 10.0 ** (np.floor(np.log10(top)) - 1.0)
     top = min(float(np.ceil(top / step) * step), model.nll.parameters[model.poi_index].high)
-    return tuple(float(f"{value:.12g}") for value in np.linspace(0.0, top, DEFAULT_POINTS))
+    return tuple(float(f"{value:.12g}") for value in np.linspace(0.0, top, count))
+
+
+def data_settings(options: RunOptions, analysis: Analysis) -> Json:
+    """What toys depend on beside the model: true nuisances and auxiliary measurements come from the data.
+
+    Raises
+    ------
+    EventsError
+        If the file cannot be read.
+    """
+    return {
+        "window": list(options.windows[0]),
+        "events_sha256": file_sha256(options.source.path),
+        "n_events": len(analysis.events),
+    }
 
 
 def file_sha256(path: Path) -> str:

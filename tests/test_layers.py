@@ -22,7 +22,7 @@ LAYERS = (
     ("binned", "diagnostics"),
     ("plotting",),
     ("report",),
-    ("workflow", "toy_workflow", "config"),
+    ("workflow", "toy_workflow", "coverage_workflow", "config"),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gbistat.inference.campaign_run import Progress
     from gbistat.toy_workflow import PreparedToys, ToysStatus
 
-__all__ = ["parse_points", "toys_command"]
+__all__ = ["Bar", "parse_points", "progress_bar", "toys_command"]
 
 
 def parse_points(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...]:
@@ -112,7 +112,7 @@ def toys_run(
     if jobs < 1:
         raise click.UsageError(f"--jobs {jobs}: give at least 1")
     run = run_options(**options)
-    with _bar() as bar:
+    with progress_bar() as bar:
         prepared = prepare_toys(run, ToysRequest(points, n_toys, seed, form), steps=bar.steps)
         if dry_run:
             _print_jobs(click.get_current_context(), prepared, jobs, output)
@@ -233,7 +233,7 @@ def _show_status(file: Path, status: ToysStatus) -> None:
     console.print(f"{status.n_done} of {plan.total} toys; {ending}")
 
 
-class _Bar:
+class Bar:
     """Steps and toys done, shown on a terminal or not at all."""
 
     def __init__(self, show: Callable[..., None]) -> None:
@@ -251,10 +251,10 @@ class _Bar:
 
 
 @contextmanager
-def _bar() -> Iterator[_Bar]:
+def progress_bar() -> Iterator[Bar]:
     """Progress bar on standard error, if that is a terminal."""
     if not sys.stderr.isatty():
-        yield _Bar(lambda **_: None)
+        yield Bar(lambda **_: None)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -269,4 +269,4 @@ def _bar() -> Iterator[_Bar]:
     )
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=None)
-        yield _Bar(lambda **changes: bar.update(task, **changes))
+        yield Bar(lambda **changes: bar.update(task, **changes))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import socket
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from gbistat.cli import main
+from gbistat.inference.campaign_dask import DaskCluster
 
 CARD = """
 events: {path: events.npz}
@@ -159,7 +161,8 @@ def test_a_scheduler_that_is_not_there(card, capsys, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setattr("gbistat.toy_workflow.DaskCluster", functools.partial(DaskCluster, connect_timeout=0.3))
     arguments = ("toys", "run", "card.yaml", "--points", "0", "--toys", "10", "--output", "toys.npz")
     assert gbistat(*arguments, "--scheduler", address) == 1
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith(f"gbistat: error: no Dask scheduler answers at '{address}' within 5 s; start one with")
+    assert message.startswith(f"gbistat: error: no Dask scheduler answers at '{address}' within 0.3 s; start one with")
