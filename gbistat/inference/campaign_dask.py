@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from gbistat import extras
 from gbistat.errors import CampaignError, OptionError
-from gbistat.inference.campaign_run import Unit, one_thread
+from gbistat.inference.campaign_run import Unit
+from gbistat.inference.parallel import one_thread, pickled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,7 +79,7 @@ class DaskCluster:
         MissingExtra
             If Dask's distributed is not installed.
         """
-        payload = Unit(plan, work).pickled()
+        payload = pickled(Unit(plan, work), f"the work {plan.work!r}")
         name = f"gbistat-{uuid.uuid4().hex}"
         with ExitStack() as stack:
             distributed = extras.distributed()

@@ -1,37 +1,26 @@
 """Running campaigns: on one core, on local processes, on a Dask cluster; stopped and gone on with at any time.
 
-Every executor yields finished tasks in whatever order they come; what they hold depends on the plan alone. Linear algebra is
-kept to one thread in all of them: sums over many events come out differently with two.
+Every executor yields finished tasks in whatever order they come; what they hold depends on the plan alone.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import pickle
-import signal
-import threading
-from collections import deque
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from gbistat import __version__, extras
+from gbistat import __version__
 from gbistat.errors import CampaignError, OptionError
 from gbistat.inference.campaign import Campaign, checked_columns
 from gbistat.inference.campaign_files import read_campaign, write_campaign
 from gbistat.inference.campaign_journal import Journal, journal_path
 from gbistat.inference.campaign_merge import merge_campaigns
+from gbistat.inference.parallel import Workers, one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from concurrent.futures import Future
-    from contextlib import AbstractContextManager
-    from multiprocessing.connection import Connection
     from pathlib import Path
 
     from gbistat.inference.campaign import CampaignPlan, Columns, Task, Work
@@ -40,9 +29,6 @@ __all__ = ["Executor", "Processes", "Progress", "Serial", "run_campaign"]
 
 VERSIONS = {"gbistat": __version__, "numpy": np.__version__}
 """Packages that toys depend on; they stand in the file, and workers must have the same."""
-
-MAX_DEATHS = 3
-"""Times in a row that worker processes may die with nothing finished in between."""
 
 
 @dataclass(frozen=True)
@@ -97,22 +83,6 @@ class Unit:
         result = self.work(self.plan.points[task.point], task.n_toys, rng=self.plan.rng(*task.place))
         return checked_columns(self.plan, task, result)
 
-    def pickled(self) -> bytes:
-        """Bytes to send.
-
-        Raises
-        ------
-        OptionError
-            If the work cannot be pickled.
-        """
-        try:
-            return pickle.dumps(self, protocol=5)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise OptionError(
-                f"the work {self.plan.work!r} cannot be sent to other processes: {error}; use a function of a module, "
-                "or one process"
-            ) from error
-
 
 @dataclass(frozen=True)
 class Serial:
@@ -129,7 +99,7 @@ class Serial:
 
 @dataclass(frozen=True)
 class Processes:
-    """Tasks on processes of this machine.
+    """Tasks on processes of this machine; see :class:`gbistat.inference.parallel.Workers`.
 
     Parameters
     ----------
@@ -140,11 +110,6 @@ class Processes:
     ------
     OptionError
         If `jobs` is not positive.
-
-    Notes
-    -----
-    When a process dies (killed, out of memory), the operating system's reason is not known here: its tasks are done again
-    by new processes. Processes are started afresh ("spawn"), so a script must call this below ``if __name__ == "__main__"``.
     """
 
     jobs: int
@@ -160,86 +125,17 @@ class Processes:
         ------
         CampaignError
             If processes keep dying.
+        OptionError
+            If the work cannot be pickled.
         """
-        payload = Unit(plan, work).pickled()
-        pending = deque(tasks)
-        deaths = 0
-        while pending:
-            running: dict[Future[Columns], Task] = {}
-            try:
-                with self._pool(payload, len(pending)) as pool:
-                    for task, columns in self._finished(pool, pending, running):
-                        deaths = 0
-                        yield task, columns
-            except BrokenProcessPool:
-                lost = sorted(running.values(), key=lambda task: (task.chunk, task.point))
-                pending.extendleft(reversed(lost))
-                deaths += 1
-                if deaths >= MAX_DEATHS:
-                    raise CampaignError(
-                        f"worker processes died {deaths} times in a row, at {plan.describe(lost[0].point)}: out of memory? use "
-                        'fewer jobs; in a script, run below if __name__ == "__main__"'
-                    ) from None
 
-    @contextmanager
-    def _pool(self, payload: bytes, n_tasks: int) -> Iterator[ProcessPoolExecutor]:
-        """Pool whose processes end when it is left, in the middle of a task too, and when this process is killed."""
-        context = multiprocessing.get_context("spawn")
-        ears, mouth = context.Pipe(duplex=False)
-        pool = ProcessPoolExecutor(min(self.jobs, n_tasks), context, _begin_worker, (payload, ears))
-        try:
-            yield pool
-        finally:
-            mouth.close()
-            pool.shutdown(wait=True, cancel_futures=True)
-            ears.close()
+        def describe(task: Task) -> str:
+            return plan.describe(task.point)
 
-    def _finished(
-        self, pool: ProcessPoolExecutor, pending: deque[Task], running: dict[Future[Columns], Task]
-    ) -> Iterator[tuple[Task, Columns]]:
-        """Keep every process busy with a task and another one waiting; yield what is done."""
-        while pending or running:
-            while pending and len(running) < 2 * self.jobs:
-                task = pending.popleft()
-                running[pool.submit(_do_in_worker, task)] = task
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                columns = future.result()
-                yield running.pop(future), columns
-
-
-_unit: Unit | None = None
-"""What a worker process was started for; ``None`` everywhere else."""
-
-
-def _begin_worker(payload: bytes, ears: Connection) -> None:
-    """Set up a worker process."""
-    global _unit
-    threading.Thread(target=_end_with_pool, args=(ears,), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt reaches the whole group; the parent decides
-    _unit = pickle.loads(payload)
-    one_thread()
-
-
-def _end_with_pool(ears: Connection) -> None:
-    """End this process when the other end of a pipe is closed: by the parent, or by its death."""
-    with suppress(EOFError, OSError):
-        ears.recv_bytes()
-    os._exit(0)
-
-
-def one_thread() -> AbstractContextManager[object]:
-    """Keep linear algebra of this process to one thread, from now on or until the returned context is left."""
-    import scipy.linalg  # noqa: F401  loaded now, so that its threads are limited with the others
-
-    limits: AbstractContextManager[object] = extras.threadpoolctl().threadpool_limits(1)
-    return limits
-
-
-def _do_in_worker(task: Task) -> Columns:
-    if _unit is None:
-        raise CampaignError("a task was sent to a process that was not set up for it")
-    return _unit.do(task)
+        with Workers(min(self.jobs, len(tasks))) as workers:
+            results = workers.unordered(Unit(plan, work).do, tasks, name=f"the work {plan.work!r}", describe=describe)
+            for index, columns in results:
+                yield tasks[index], columns
 
 
 def run_campaign(

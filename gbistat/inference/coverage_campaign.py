@@ -22,12 +22,12 @@ import numpy as np
 
 from gbistat.errors import GbistatError, OptionError, ToyFileError, nearest
 from gbistat.inference.campaign import CampaignPlan, Columns
-from gbistat.inference.campaign_run import one_thread
 from gbistat.inference.coverage import CoverageResult, coverage_of_flags
 from gbistat.inference.limits import AsymptoticCLs
 from gbistat.inference.neyman import NeymanScan
 from gbistat.inference.neyman_problem import problem_of_toys
 from gbistat.inference.neyman_results import NeymanOptions
+from gbistat.inference.parallel import one_thread
 from gbistat.inference.profile import threshold
 from gbistat.inference.qstats import TestStatistics
 from gbistat.inference.toy_campaign import true_parameters

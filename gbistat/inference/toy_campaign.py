@@ -17,7 +17,7 @@ import numpy as np
 from gbistat.errors import OptionError, ToyFileError
 from gbistat.fit.minimize import fit
 from gbistat.inference.campaign import CHUNK_SIZE, CampaignPlan, Columns
-from gbistat.inference.campaign_run import one_thread
+from gbistat.inference.parallel import one_thread
 from gbistat.inference.toy_moments import may_compile
 from gbistat.inference.toy_results import TestSpec, ToyResults
 from gbistat.inference.toys import ToyModel, toy_statistics

@@ -56,3 +56,28 @@ class DeadlyToys:
 def wrong_toys(point, n_toys, *, rng):
     """One row too many."""
     return {"q": np.zeros(n_toys + 1)}
+
+
+class CountsCopies:
+    """Adds; leaves a note whenever it is unpickled. Kills its process once if told to."""
+
+    def __init__(self, notes, deadly=False):
+        self.notes, self.deadly = notes, deadly
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        (self.notes / f"copy-{os.getpid()}-{time.monotonic_ns()}").touch()
+
+    def __call__(self, a, b):
+        if self.deadly and a == 3 and not (self.notes / "death").exists():
+            (self.notes / "death").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.02 * (a % 3))
+        return a + b
+
+
+def blas_threads(_):
+    """Threads of linear algebra in this process."""
+    import threadpoolctl
+
+    return max(pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas")

@@ -24,8 +24,7 @@ from gbistat.terms.shapes.gaussian import Gaussian
 WINDOW = MassWindow(100.0, 200.0)
 
 
-@pytest.fixture(scope="module")
-def toy_model():
+def make_toy_model():
     """Peak on a falling background with a constrained yield: 200 events."""
     peak = MassDensity.fixed(Gaussian(), (WINDOW.edges,), (140.0, 6.0))
     falling = MassDensity.fixed(Exponential(), (WINDOW.edges,), (0.02,))
@@ -42,6 +41,11 @@ def toy_model():
     mass = np.r_[peak.sample(15, (), rng=rng), falling.sample(190, (), rng=rng)]
     nll = ExtendedUnbinnedNLL(model, Events(mass=mass))
     return ToyModel.from_nll(nll, reference_from_quadrature(model, nodes_per_piece=60))
+
+
+@pytest.fixture(scope="module")
+def toy_model():
+    return make_toy_model()
 
 
 def make_plan(model, values=(0.0, 5.0, 12.0), n_toys=60, **options):
