@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 DEFAULT_POINTS = 21
+EXACT_CHUNK_SIZE = 100
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,15 @@ class ToysRequest:
         Of all random numbers.
     form : {"compressed", "exact"}
         Of the toys; see :class:`gbistat.inference.toys.ToyOptions`.
-    chunk_size : int, default 1000
-        Toys in a task.
+    chunk_size : int, optional
+        Toys in a task; by default 1000 compressed ones or 100 exact ones: seconds of work, which is what a kill can lose.
     """
 
     points: tuple[float, ...] = ()
     n_toys: int = 1000
     seed: int = 1
     form: Literal["compressed", "exact"] = "compressed"
-    chunk_size: int = CHUNK_SIZE
+    chunk_size: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +243,7 @@ def prepare_toys(options: RunOptions, request: ToysRequest, *, steps: Steps = _s
             request.n_toys,
             seed=request.seed,
             model_sha256=options.model.sha256,
-            chunk_size=request.chunk_size,
+            chunk_size=request.chunk_size or (CHUNK_SIZE if request.form == "compressed" else EXACT_CHUNK_SIZE),
             settings=data_settings(options, analysis),
         )
     return PreparedToys(plan, work, model.pool_reports(plan.points[-1]), analysis.warnings)

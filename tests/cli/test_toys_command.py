@@ -145,6 +145,15 @@ def test_places_and_files_that_cannot_be(card, capsys):
     assert "there is no file of toys none.npz" in capsys.readouterr().err
 
 
+def test_other_events_are_another_campaign(card, capsys):
+    few = ("toys", "run", "card.yaml", "--points", "0,20", "--toys", "10", "--output", "toys.npz")
+    assert gbistat(*few) == 0
+    with np.load("events.npz") as data:
+        np.savez(card / "events.npz", m=data["m"], other=data["m"])
+    assert gbistat(*few) == 1
+    assert "different campaigns: events_sha256 is" in capsys.readouterr().err
+
+
 def test_models_are_not_mixed(card, capsys):
     few = ("--points", "0,20", "--toys", "10")
     assert gbistat("toys", "run", "card.yaml", *few, "--output", "a.npz") == 0
