@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import Discriminator, Field, Tag
 
+from gbistat.data.events import ENERGY_UNITS
 from gbistat.errors import CardError, OptionError
 from gbistat.terms.model_spec import ModelSpec
 from gbistat.terms.store import LoadedModel, inline_model, load_model
@@ -208,13 +209,21 @@ def resolve_options(
         tree=tree or source.tree,
         mapping=_mapping({**source.mapping, **(mapping or {})}, loaded.spec.mass.name),
     )
-    chosen_windows = tuple(windows) or card.windows or (() if loaded.spec.window is None else (loaded.spec.window,))
+    chosen_windows = tuple(windows) or card.windows or _own_window(loaded)
     if not chosen_windows:
         raise CardError("no window: give --window LOW HIGH, or 'windows' in the run card")
     level = cl if cl is not None else (card.cl if card.cl is not None else 0.95)
     if not 0.0 < level < 1.0:
         raise OptionError(f"confidence level {level:g} must lie between 0 and 1, for example 0.95")
     return RunOptions(loaded, source, tuple((float(a), float(b)) for a, b in chosen_windows), level)
+
+
+def _own_window(model: LoadedModel) -> tuple[tuple[float, float], ...]:
+    """Window of the model, which is in the model's unit, in GeV."""
+    if model.spec.window is None:
+        return ()
+    scale = ENERGY_UNITS[model.spec.mass.unit] / ENERGY_UNITS["GeV"]
+    return ((model.spec.window[0] * scale, model.spec.window[1] * scale),)
 
 
 def _source(card: EventsCard | None, events: str | Path | None, model: LoadedModel) -> EventsSource:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from scipy.special import chdtrc, ndtri
 
 from gbistat.config import resolve_options
 from gbistat.data.events import ENERGY_UNITS
@@ -25,6 +26,7 @@ from gbistat.inference.discovery import discovery
 from gbistat.inference.limits import AsymptoticCLs
 from gbistat.inference.profile import Profile, profile_interval, profile_scan
 from gbistat.likelihood.reference import reference_from_data
+from gbistat.report.files import poi_label
 from gbistat.report.outcomes import Failure, FitOutcome, LimitsOutcome, Report
 from gbistat.terms.store import load_reference
 
@@ -204,7 +206,7 @@ def _fit_window(options: RunOptions, analysis: Analysis, steps: Steps) -> FitOut
     with steps(f"{window}: fit and intervals"):
         best = fit(analysis.nll, options=FitOptions(minimizer="migrad")).raise_if_invalid()
         poi = analysis.model.poi
-        levels = (STANDARD_CL, options.cl) if options.cl > STANDARD_CL else (options.cl,)
+        levels = _levels(options.cl)
         intervals = {}
         for name in (poi, *_free_shape_parameters(analysis)):
             profile = Profile(analysis.nll, name, best)
@@ -214,7 +216,13 @@ def _fit_window(options: RunOptions, analysis: Analysis, steps: Steps) -> FitOut
         density = analysis.signal_density(best.as_dict())
         n_signal = float(analysis.nll.mixture.yields(best.values)[0])
         spectrum = mass_spectrum(analysis.spectrum, analysis.sidebands, density, n_signal)
-    return FitOutcome(window, analysis, best, intervals, spectrum, _warnings(analysis, best))
+    notes = [note for results in intervals.values() for result in results for note in result.notes]
+    return FitOutcome(window, analysis, best, intervals, spectrum, (*_warnings(analysis, best), *notes))
+
+
+def _levels(cl: float) -> tuple[float, ...]:
+    """Confidence levels of intervals: one standard deviation, and the one asked for."""
+    return (STANDARD_CL, cl) if cl > STANDARD_CL else (cl,)
 
 
 def _free_shape_parameters(analysis: Analysis) -> list[str]:
@@ -236,9 +244,12 @@ def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, bin
     with steps(f"{window}: CLs limit"):
         cls = AsymptoticCLs(nll, (reference,), best=best)
         limit = cls.limit(cl=options.cl)
-        top = 1.25 * max(limit.observed, limit.expected[-1])
+        top = min(1.25 * max(limit.observed, limit.expected[-1]), analysis.model.parameter(poi).high)
         cls_scan = cls.scan(np.linspace(0.0, top, 81))
-        found = discovery(nll, best=best, references=(reference,), expected_at=limit.expected[2])
+        # Without a nominal yield there is no signal whose significance could be expected.
+        nominal = poi_label(base) is None
+        found = discovery(nll, best=best, references=(reference,), expected_at=1.0 if nominal else None)
+        warnings += _null_warnings(analysis, cls.data.profile.conditional(0.0))
         wide = base.intervals[poi][-1]
         low = best.value(poi) - 4 * best.error(poi) if wide.low is None else wide.low - best.error(poi)
         high = best.value(poi) + 4 * best.error(poi) if wide.high is None else wide.high + best.error(poi)
@@ -273,20 +284,41 @@ def _scan_grid(analysis: Analysis, low: float, high: float, best: float) -> list
 def _binned(analysis: Analysis, reference: Reference, cl: float, warnings: list[str]) -> list[BinnedResult]:
     from gbistat.binned.twin import binned_results
 
-    results, notes = binned_results(analysis.model, analysis.nll, analysis.events, reference, cl=cl)
+    results, notes = binned_results(
+        analysis.model, analysis.nll, analysis.events, reference, cl=cl, intervals=_levels(cl)
+    )
     warnings += notes
     return results
 
 
+def _tensions(analysis: Analysis, result: FitResult) -> list[tuple[str, float]]:
+    """Constraints that a fit pulls by more than three standard deviations: names, and sigmas of the joint chi2."""
+    found = []
+    for constraint in analysis.model.constraints:
+        index = [result.names.index(name) for name in constraint.names]
+        chi2 = 2.0 * constraint.value(result.values[index])
+        tail = float(chdtrc(len(index), chi2))
+        sigma = float(-ndtri(0.5 * tail)) if tail > 0 else float(np.sqrt(chi2))
+        if sigma > TENSION:
+            found.append((", ".join(constraint.names), sigma))
+    return found
+
+
+def _null_warnings(analysis: Analysis, null: FitResult) -> list[str]:
+    """What the fit without signal does to constraints: expected limits are made with its nuisances."""
+    return [
+        f"without signal the data pull {names} {sigma:.1f} sigma away from the auxiliary measurement; the expected limits "
+        "have these values of the nuisances, as is the convention (a signal that is there raises them)"
+        for names, sigma in _tensions(analysis, null)
+    ]
+
+
 def _warnings(analysis: Analysis, best: FitResult) -> tuple[str, ...]:
     warnings = [*analysis.warnings, *analysis.events.notes]
-    for constraint in analysis.model.constraints:
-        index = [best.names.index(name) for name in constraint.names]
-        tension = float(np.sqrt(2.0 * constraint.value(best.values[index])))
-        if tension > TENSION:
-            warnings.append(
-                f"the data pull {', '.join(constraint.names)} {tension:.1f} sigma away from the auxiliary measurement"
-            )
+    warnings += [
+        f"the data pull {names} {sigma:.1f} sigma away from the auxiliary measurement"
+        for names, sigma in _tensions(analysis, best)
+    ]
     poi = analysis.model.poi
     if best.value(poi) + 2.0 * best.error(poi) < 0.0:
         warnings.append(

@@ -13,6 +13,8 @@ from gbistat.fit.minimize import fit
 from gbistat.likelihood.reference import needs_pool
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gbistat.binned.results import BinnedResult
     from gbistat.binned.workspace import BinnedTwin
     from gbistat.data.events import Events
@@ -30,6 +32,7 @@ def binned_results(
     reference: Reference | None = None,
     *,
     cl: float = 0.95,
+    intervals: Sequence[float] = (0.6827, 0.95),
     mass_bins: int = 20,
     ratio_bins: int = 30,
     min_background: float = 5.0,
@@ -48,6 +51,8 @@ def binned_results(
         Pool of background events, for the log ratio.
     cl : float, default 0.95
         Confidence level of the limits.
+    intervals : sequence of float
+        Confidence levels of the intervals.
     mass_bins, ratio_bins : int
         Number of bins; see :func:`mass_binning` and :func:`log_ratio_binning`.
     min_background : float, default 5
@@ -87,7 +92,7 @@ def binned_results(
                 n_bins=mass_bins if observable == events.mass_name else ratio_bins,
                 min_background=min_background,
             )
-            results.append(binned_inference(twin, cl=cl))
+            results.append(binned_inference(twin, cl=cl, intervals=intervals))
         except (ModelError, ParameterError, FitFailed, ScanRangeError) as error:
             notes.append(f"no binned result in {observable}: {error}")
     notes += [f"binned in {result.observable}: {note}" for result in results for note in result.notes]

@@ -47,7 +47,7 @@ def show(report: Report) -> None:
     width = 120 if not console.is_terminal else None
     console = Console(highlight=False, width=width)
     console.print(
-        f"model {report.model} (sha256 {report.model_sha256[:12]}), {report.n_read} events from {report.source}"
+        f"model {report.model} (sha256 {report.model_sha256[:12]}), {report.n_read} events in the fit range from {report.source}"
     )
     for outcome in report.outcomes:
         if report.verb == "fit" or not isinstance(outcome, LimitsOutcome):
@@ -97,7 +97,7 @@ def _show_limits(console: Console, outcome: LimitsOutcome) -> None:
         twins = [segments(t.intervals[k], t.error) if k < len(t.intervals) else "" for t in outcome.binned]
         table.add_row(f"  {100 * interval.cl:.4g} % interval", segments(interval, error), *twins)
     table.add_row("local significance", f"{outcome.discovery.z:.2f}", *[f"{t.discovery.z:.2f}" for t in outcome.binned])
-    table.add_row("  p-value", f"{outcome.discovery.p0:.2g}", *[f"{t.discovery.p0:.2g}" for t in outcome.binned])
+    table.add_row("  p-value", _p_value(outcome.discovery.p0), *[_p_value(t.discovery.p0) for t in outcome.binned])
     name = f"{100 * outcome.limit.cl:.4g} % CLs limit"
     limits = [outcome.limit, *[t.limit for t in outcome.binned]]
     table.add_row(f"{name}, observed", *[number(limit.observed) for limit in limits])
@@ -115,7 +115,16 @@ def _show_limits(console: Console, outcome: LimitsOutcome) -> None:
 
 def _show_comparison(console: Console, outcome: LimitsOutcome) -> None:
     fit, poi = outcome.fit, outcome.poi
-    columns = ("", poi, "68 % interval", "local Z", "limit", "expected", "1 sigma", "expected limit / unbinned")
+    columns = (
+        "",
+        poi,
+        f"{100 * outcome.intervals[poi][0].cl:.4g} % interval",
+        "local Z",
+        "limit",
+        "expected",
+        "1 sigma",
+        "expected limit / unbinned",
+    )
     table = Table(*columns, title=_title(outcome), title_justify="left")
     base = outcome.limit.expected[2]
     first = outcome.intervals[poi][0]
@@ -171,6 +180,10 @@ def _show_windows(console: Console, report: Report) -> None:
 
 def _value(value: float, error: float) -> str:
     return f"{number(value, error)} +- {number(error, error)}"
+
+
+def _p_value(p: float) -> str:
+    return f"{p:.2g}" if p > 0 else "< 1e-300"
 
 
 def _band(limit: LimitResult, low: int, high: int) -> str:

@@ -149,7 +149,7 @@ def build_analysis(
             warnings.append(
                 f"the sideband fit describes the spectrum badly: chi2/ndof = {g.chi2:.1f}/{g.ndof}, p = {g.p_value:.2g}"
             )
-    builder = _Builder(spec, window, fit_range, sidebands, terms or {}, len(inside))
+    builder = _Builder(spec, window, fit_range, sidebands, terms or {}, inside.sum_of_weights)
     in_window = None
     if pool is not None:
         in_window, problem = _pool_in_window(pool.to_unit(spec.mass.unit), window)
@@ -251,7 +251,7 @@ class _Builder:
         fit_range: MassWindow,
         sidebands: SidebandFit | None,
         terms: Mapping[str, NetworkTerm],
-        n_events: int,
+        n_events: float,
     ) -> None:
         self.spec = spec
         self.window = window
@@ -316,9 +316,9 @@ class _Builder:
                     "set background.yield to 'free', or leave the parameters of the shape to the sideband fit"
                 )
             density = self._density(self.spec.background.mass, "background")
-            self.parameters.append(Parameter(BACKGROUND_YIELD, float(max(self.n_events, 1)), 0.0))
+            self.parameters.append(Parameter(BACKGROUND_YIELD, max(self.n_events, 1.0), 0.0))
             return Component("background", Yield({BACKGROUND_YIELD: 1.0}), (MassFactor(density),))
-        start = fitted.expected if mode != "free" else float(max(self.n_events, 1))
+        start = fitted.expected if mode != "free" else max(self.n_events, 1.0)
         self.parameters.append(Parameter(BACKGROUND_YIELD, start, 0.0, fixed=mode == "fixed"))
         self.parameters += [Parameter(name, 0.0, -10.0, 10.0) for name in fitted.nuisances]
         if mode == "sideband":

@@ -144,6 +144,7 @@ class _Newton:
         self.calls = 0
         self.converged = False
         self.escaped = False
+        self._known: tuple[Evaluation, tuple[FloatArray, float, bool]] | None = None
 
     def run(self, theta: FloatArray) -> FloatArray:
         """Step until the estimated distance to the minimum is below ``options.edm``."""
@@ -190,6 +191,8 @@ class _Newton:
 
     def _step(self, state: Evaluation, active: BoolArray) -> tuple[FloatArray, float, bool]:
         """Newton step over the active parameters, the edm it predicts, and whether the Hessian there bends up."""
+        if self._known is not None and self._known[0] is state:
+            return self._known[1]
         gradient = state.gradient[active]
         hessian = state.hessian[active][:, active]
         diagonal = np.abs(np.diag(hessian))
@@ -204,7 +207,8 @@ class _Newton:
         direction = -scale * solution
         step = np.zeros_like(state.gradient)
         step[active] = direction
-        return step, -0.5 * float(gradient @ direction), not failed
+        self._known = (state, (step, -0.5 * float(gradient @ direction), not failed))
+        return self._known[1]
 
     def _full_step(self, theta: FloatArray, step: FloatArray, edm: float) -> tuple[FloatArray, Evaluation] | None:
         """Take the whole step if the edm falls enough: no logarithm is needed to know that it is a good one."""
@@ -311,6 +315,9 @@ def covariance(hessian: FloatArray, free: BoolArray, names: Sequence[str] | None
         return result, (
             f"-ln L is flat or bends down in {flat}: the data do not determine it; fix it or narrow its range"
         )
+    if diagonal.size == 1:
+        result[np.ix_(free, free)] = 1.0 / block
+        return result, ""
     scale = 1.0 / np.sqrt(diagonal)
     scaled = block * np.outer(scale, scale)
     values, vectors = np.linalg.eigh(scaled)

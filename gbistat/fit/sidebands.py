@@ -277,7 +277,11 @@ def _goodness(
         grid = np.array(edges)
         expected = total * density.probabilities(grid, result.values[1:])
         counts, _ = np.histogram(events.mass, bins=grid, weights=events.weights)
-        chi2 += float((((counts - expected) ** 2) / expected).sum())
+        variance = expected
+        if events.weights is not None:
+            squares, _ = np.histogram(events.mass, bins=grid, weights=events.weights**2)
+            variance = np.where(squares > 0, squares, expected)
+        chi2 += float((((counts - expected) ** 2) / variance).sum())
         bins += expected.size
     ndof = max(bins - result.values.size, 1)
     return GoodnessOfFit(chi2, ndof, float(chdtrc(ndof, chi2)))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gbistat.errors import ParameterError
+
 if TYPE_CHECKING:
     from gbistat.data.events import Events
     from gbistat.data.window import MassWindow
@@ -137,14 +139,26 @@ def _edges(window: MassWindow, fit_range: MassWindow, n_bins: int) -> FloatArray
 
 
 def _background_error(sidebands: SidebandFit, edges: FloatArray, background: FloatArray) -> FloatArray:
-    """Propagate the covariance of the sideband fit by differences of one standard deviation in each nuisance."""
-    theta, root = sidebands.theta, sidebands.rotation
+    """Propagate the covariance of the sideband fit by steps of one standard deviation in each nuisance.
+
+    A step may leave the parameters for which the shape is a density (a coefficient of a polynomial near 0): the other side
+    alone is taken then, and where both leave, the direction adds nothing.
+    """
     variance: FloatArray = background**2 / float(sidebands.fit.values[0])
-    for k in range(theta.size):
-        moved = []
-        for sign in (+1.0, -1.0):
-            shifted = sidebands.shifted(theta + sign * root[:, k])
-            moved.append(shifted.spectrum(edges))
-        variance += (0.5 * (moved[0] - moved[1])) ** 2
+    for column in sidebands.rotation.T:
+        moved = [_moved_spectrum(sidebands, sign * column, edges) for sign in (+1.0, -1.0)]
+        steps = [spectrum - background for spectrum in moved if spectrum is not None]
+        if len(steps) == 2:
+            variance += (0.5 * (steps[0] - steps[1])) ** 2
+        elif steps:
+            variance += steps[0] ** 2
     error: FloatArray = np.sqrt(variance)
     return error
+
+
+def _moved_spectrum(sidebands: SidebandFit, step: FloatArray, edges: FloatArray) -> FloatArray | None:
+    """Spectrum for other parameters; ``None`` where they give no density."""
+    try:
+        return sidebands.shifted(sidebands.theta + step).spectrum(edges)
+    except ParameterError:
+        return None

@@ -129,7 +129,8 @@ class Profile:
             )
         self.restarts += 1
         self.best = fit(self.nll, start=lower.values).raise_if_invalid()
-        self._points[self.best_value] = self.best
+        # Conditional fits made so far belong to the other minimum.
+        self._points = {self.best_value: self.best}
 
     def _moved(self, value: float) -> FloatArray:
         theta = self.best.values.copy()

@@ -201,7 +201,7 @@ class DiscoveryResult:
     z : float
         The same as a number of standard deviations, one-sided.
     z_expected : float or None
-        Median significance of a signal of nominal size, from an Asimov set.
+        Median significance of a signal of nominal size (``poi = 1``), from an Asimov set.
     """
 
     poi: str

@@ -215,14 +215,15 @@ class Mixture:
         yields = self.yields(theta)
         density = self._densities(theta)
         total = 0.0
-        for begin in range(0, self.size, BLOCK):
-            part = slice(begin, begin + BLOCK)
-            with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
+            for begin in range(0, self.size, BLOCK):
+                part = slice(begin, begin + BLOCK)
                 intensity = np.matmul(yields, density[:, part], out=self._row(0, part))
-            if not _allowed(intensity):
-                return float("inf")
-            total += self._sum_of_logs(intensity, part)
-        return (float(yields.sum()) if self.extended else 0.0) - total - self._constant
+                lowest = intensity.min()
+                if not lowest > 0.0:
+                    return float("inf")
+                total += self._sum_of_logs(intensity, lowest, part)
+        return self._sum(yields, total)
 
     def evaluate(self, theta: FloatArray, *, with_value: bool = True, free: BoolArray | None = None) -> Evaluation:
         """Value, gradient and Hessian; an infinite value with NaN derivatives where some lambda_i is not positive.
@@ -258,11 +259,12 @@ class Mixture:
             part = slice(begin, begin + BLOCK)
             density = self._density[:, part]
             inverse = np.matmul(yields, density, out=self._row(0, part))
-            if not _allowed(inverse):
+            lowest = inverse.min()
+            if not lowest > 0.0:
                 return self._forbidden()
             ratio = self._scratch[1 : 1 + count, : inverse.size]
             if with_value:
-                total += self._sum_of_logs(inverse, part)
+                total += self._sum_of_logs(inverse, lowest, part)
             np.reciprocal(inverse, out=inverse)
             np.multiply(density[wanted], inverse, out=ratio)
             if self.weights is None:
@@ -273,7 +275,7 @@ class Mixture:
                 single += weighted.sum(axis=1)
                 double += _products(weighted, ratio)
         slope = (1.0 if self.extended else 0.0) - single
-        value = (float(yields.sum()) if self.extended else 0.0) - total - self._constant if with_value else np.nan
+        value = self._sum(yields, total) if with_value else np.nan
         return Evaluation(value, slope @ jacobian, jacobian.T @ double @ jacobian + np.tensordot(slope, second, 1))
 
     def _evaluate_moving(self, theta: FloatArray, with_value: bool) -> Evaluation:
@@ -293,10 +295,11 @@ class Mixture:
             part = slice(begin, begin + BLOCK)
             share = density[:, part]
             intensity = yields @ share
-            if not _allowed(intensity):
+            lowest = intensity.min()
+            if not lowest > 0.0:
                 return self._forbidden()
             if with_value:
-                total += self._sum_of_logs(intensity, part)
+                total += self._sum_of_logs(intensity, lowest, part)
             share = share / intensity
             weighted = share if self.weights is None else share * self.weights[part]
             rows = jacobian.T @ share
@@ -321,20 +324,26 @@ class Mixture:
         extended = 1.0 if self.extended else 0.0
         curvature += outer + np.tensordot(extended - single, second, 1)
         gradient_total += extended * jacobian.sum(axis=0)
-        value = extended * float(yields.sum()) - total - self._constant if with_value else np.nan
+        value = self._sum(yields, total) if with_value else np.nan
         return Evaluation(value, gradient_total, curvature)
 
     def gradient(self, theta: FloatArray) -> FloatArray:
         """First derivatives, shape (p,)."""
         return self.evaluate(theta, with_value=False).gradient
 
-    def _sum_of_logs(self, intensity: FloatArray, part: slice) -> float:
+    def _sum(self, yields: FloatArray, logs: float) -> float:
+        """The nll; infinite where some lambda_i overflows, which must not look like a perfect fit."""
+        if not np.isfinite(logs):
+            return float("inf")
+        return (float(yields.sum()) if self.extended else 0.0) - logs - self._constant
+
+    def _sum_of_logs(self, intensity: FloatArray, lowest: float, part: slice) -> float:
         """``sum_i w_i ln lambda_i`` over one block."""
         if self.weights is not None:
             return float(self.weights[part] @ np.log(intensity))
         # Eight numbers are multiplied before each logarithm, which costs far more than a product.
         cut = intensity.size - intensity.size % 8
-        if not (intensity.min() > 1e-30 and intensity.max() < 1e30):
+        if not (lowest > 1e-30 and intensity.max() < 1e30):
             cut = 0
         total = float(np.log(intensity[cut:]).sum())
         if cut:
@@ -394,11 +403,6 @@ class Mixture:
                 jacobian[j] += yields[j] * power
                 second[j] = np.outer(slope, power) + np.outer(power, slope) + yields[j] * np.outer(power, power)
         return yields, jacobian, second
-
-
-def _allowed(intensity: FloatArray) -> bool:
-    """Whether every lambda_i is positive and finite: an overflow must not look like a perfect fit."""
-    return bool(intensity.min() > 0.0 and intensity.max() < np.inf)
 
 
 def _products(left: FloatArray, right: FloatArray) -> FloatArray:

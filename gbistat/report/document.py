@@ -12,6 +12,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from gbistat import __version__
+from gbistat.data.events import ENERGY_UNITS
 from gbistat.report.outcomes import LimitsOutcome
 
 if TYPE_CHECKING:
@@ -84,9 +85,10 @@ def _parameters(outcome: FitOutcome) -> Json:
 
 
 def _common(outcome: FitOutcome) -> Json:
+    scale = ENERGY_UNITS[outcome.window.unit] / ENERGY_UNITS["GeV"]
     return {
-        "window": list(outcome.window.edges),
-        "unit": outcome.window.unit,
+        "window": [edge * scale for edge in outcome.window.edges],
+        "unit": "GeV",
         "n_events": len(outcome.analysis.events),
         "poi": outcome.poi,
     }

@@ -27,6 +27,8 @@ def check_writable(directory: Path | None, file: Path | None = None) -> None:
         If the folder cannot be made or written to.
     """
     if directory is not None:
+        if directory.exists() and not directory.is_dir():
+            raise OutputError(f"{directory} is a file and not a folder; choose another --output")
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:

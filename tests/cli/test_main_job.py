@@ -184,6 +184,58 @@ def test_dimuon_card_of_the_readme_runs(capsys, tmp_path):
     assert abs(mu["value"] - 400 * 0.983) < 3.3 * mu["error"]
 
 
+def test_levels_of_the_binned_intervals_are_those_asked_for(capsys):
+    document = json.loads(run(capsys, "limits", "--window", 3300, 3700, "--cl", 0.9, "--json", "-"))
+    (result,) = document["results"]
+    assert list(result["fit"]["mu"]["intervals"]) == ["0.6827", "0.9"]
+    for twin in result["binned_all"]:
+        assert list(twin["fit"]["mu"]["intervals"]) == ["0.6827", "0.9"]
+
+
+def test_model_in_tev_has_its_own_window(capsys, tmp_path):
+    rng = np.random.default_rng(6)
+    np.savez(tmp_path / "m.npz", m=rng.uniform(0.06, 0.12, 3000))
+    card = tmp_path / "card.yaml"
+    card.write_text(
+        "events: {path: m.npz, mapping: {mass: m}, unit: TeV}\n"
+        "model:\n  mass: {name: m_x, unit: TeV}\n  window: [0.085, 0.097]\n"
+        "  signal: {mass: {shape: gaussian, parameters: {mean: 0.091, sigma: 0.0025}}}\n"
+        "  background: {mass: {shape: exponential}, fit_range: [0.06, 0.12]}\n"
+    )
+    document = json.loads(run(capsys, "fit", card, "--json", "-"))
+    assert document["results"][0]["window"] == pytest.approx([85.0, 97.0])
+
+
+def test_limits_stay_within_the_range_of_the_parameter(capsys, tmp_path):
+    rng = np.random.default_rng(7)
+    np.savez(tmp_path / "m.npz", m=60.0 + rng.exponential(30.0, 5000))
+    card = tmp_path / "card.yaml"
+    text = (
+        "events: {path: m.npz, mapping: {mass: m}}\nwindows: [[90, 110]]\n"
+        "model:\n  mass: {name: m_x, unit: GeV}\n"
+        "  signal: {mass: {shape: gaussian, parameters: {mean: 100, sigma: 2}}}\n"
+        "  background: {mass: {shape: exponential}, fit_range: [60, 160]}\n"
+    )
+    card.write_text(text)
+    limit = json.loads(run(capsys, "limits", card, "--no-binned", "--json", "-"))["results"][0]["limit"]
+    top = 1.01 * max(limit["observed"], limit["expected"][-1])
+    card.write_text(text + f"  parameters: {{mu: {{start: 0, low: -500, high: {top}}}}}\n")
+    again = json.loads(run(capsys, "limits", card, "--no-binned", "--json", "-"))["results"][0]["limit"]
+    assert again["observed"] == pytest.approx(limit["observed"], rel=1e-4)
+
+
+def test_dimuon_card_of_the_readme_runs_on_real_dimuons_if_present(capsys, tmp_path):
+    """A coefficient of the polynomial ends next to 0, where one side of its error is no density."""
+    path = SHARED / "root" / "uproot-Zmumu.root"
+    if not path.is_file():
+        pytest.skip("the ROOT files are not beside this checkout")
+    card = re.search(r"```yaml\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert card is not None
+    (tmp_path / "zmumu.yaml").write_text(card.group(1).replace("dimuons.root", str(path)))
+    document = json.loads(run(capsys, "limits", tmp_path / "zmumu.yaml", "--json", "-"))
+    assert document["results"][0]["fit"]["mu"]["value"] > 1000
+
+
 def test_simulated_files_if_present(capsys):
     path = SHARED / "signal_qq_3500_500_100.features.h5"
     if not path.is_file():

@@ -10,7 +10,7 @@ from scipy.stats import expon, norm
 
 from gbistat.data.events import Events
 from gbistat.errors import EventsError, ModelError, OptionError, ParameterError
-from gbistat.likelihood.components import Component, LogArray, LogRatio, MassFactor, Yield
+from gbistat.likelihood.components import Component, LogArray, LogOffset, LogRatio, MassFactor, Yield
 from gbistat.likelihood.constraints import NormalConstraint
 from gbistat.likelihood.mixture import BLOCK
 from gbistat.likelihood.model import Model
@@ -101,6 +101,23 @@ def test_ratios_beyond_what_a_number_can_hold() -> None:
     assert nll(2.5, 30.0) == pytest.approx(32.5 - terms.sum(), rel=1e-13)
     assert nll.grad(2.5, 30.0)[0] == pytest.approx(1.0 - 1.0 / 2.5 - 1.0 / (2.5 + 30.0 * math.exp(-0.3)), rel=1e-12)
     assert nll(0.0, 30.0) == math.inf
+
+
+def test_an_overflow_is_no_perfect_fit() -> None:
+    model = Model(
+        components=(
+            Component("signal", Yield({"mu": 1.0}), (LogArray(np.zeros(9)), LogOffset("k"))),
+            Component("background", Yield({"n_bkg": 1.0}), (LogArray(np.zeros(9)),)),
+        ),
+        parameters=(Parameter("mu", 1.0), Parameter("k", 0.0), Parameter("n_bkg", 9.0, 0.0)),
+    )
+    nll = ExtendedUnbinnedNLL(model, Events(mass=np.zeros(9)))
+    assert nll(1.0, 600.0, 9.0) == pytest.approx(10.0 - 9 * 600.0)
+    for k in (710.0, 1e6):
+        assert nll(1.0, k, 9.0) == math.inf
+        state = nll.evaluate(np.array([1.0, k, 9.0]))
+        assert state.value == math.inf
+        assert np.isnan(state.gradient).all()
 
 
 def test_infinite_beyond_the_positivity_wall() -> None:
