@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gbistat.inference.cells import Cells
+    from gbistat.likelihood.components import PreparedFactor
     from gbistat.likelihood.reference import Reference
     from gbistat.typing import BoolArray, FloatArray, IntArray
 
-__all__ = ["EventSampler", "Pool", "PoolReport", "check_pool", "pool_report"]
+__all__ = ["EventSampler", "Pool", "PoolReport", "check_pool", "is_normalised", "pool_report"]
 
 SAMPLER_CELL = 2048
 """Points among which an event is drawn uniformly, then kept or not: few enough to stay in the cache."""
@@ -117,9 +118,8 @@ class Pool:
     def shares(self, theta: FloatArray, truth: FloatArray) -> FloatArray:
         """Probability of each point under each component, shape (J, n), at parameters of shape (p,).
 
-        Mass densities are normalised at `theta`. Other factors (offsets of a log ratio, directions of an ensemble) are not
-        densities: they are normalised where the toys are thrown, at `truth`, so that an offset of ``ln r`` is an error
-        of the ratio at all other values, as it is in the likelihood.
+        Mass densities and directions of a log ratio are normalised at `theta`. An offset of ``ln r`` is normalised where the
+        toys are thrown, at `truth`: at all other values it is an error of the ratio, as it is in the likelihood.
         """
         if self._static is not None:
             return self._static
@@ -131,7 +131,7 @@ class Pool:
             for factor, index in component.factors:
                 here = factor.log_prob(local[index])
                 log = log + here
-                if not isinstance(factor, PreparedDensity) and (local[index] != true[index]).any():
+                if not is_normalised(factor) and (local[index] != true[index]).any():
                     offset = offset + (here - factor.log_prob(true[index]))
             rows.append(_normalised(log, offset, j))
         shares = np.stack(rows)
@@ -180,7 +180,7 @@ class Pool:
         spread = (index == unique[:, None]).astype(np.float64)
         gradient = spread @ gradient
         hessian = np.einsum("ka,abn,lb->kln", spread, hessian, spread)
-        loose = {int(i) for f, positions in component.factors if not isinstance(f, PreparedDensity) for i in positions}
+        loose = {int(i) for f, positions in component.factors if not is_normalised(f) for i in positions}
         normalised = np.array([int(i) not in loose for i in unique], dtype=bool)
         return self.index[unique], gradient, hessian, normalised
 
@@ -236,6 +236,11 @@ class Pool:
                 rows.append(moment * (0.5 if a == b else 1.0))
         where = positions[common]
         return rows, Expansion(positions[local], theta[positions[local]], where, theta[where], gradient[common, 0])
+
+
+def is_normalised(factor: PreparedFactor) -> bool:
+    """Whether a factor keeps a density normalised for all values of its parameters: mass densities do, offsets do not."""
+    return isinstance(factor, PreparedDensity) or bool(getattr(factor, "normalised", False))
 
 
 def _normalised(log: FloatArray, offset: FloatArray | float, j: int) -> FloatArray:

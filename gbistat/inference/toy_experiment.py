@@ -10,8 +10,8 @@ import numpy as np
 from gbistat.inference.pools import EventSampler, check_pool
 from gbistat.inference.toy_constraints import draw_constraint
 from gbistat.inference.toy_information import Hypothesis, hypothesis, pool_reports, toy_covariance
-from gbistat.inference.toy_moments import MomentSampler, MomentTerm, may_compile
-from gbistat.inference.toy_singles import ArrayToys, SingleToys, single_nll, toy_mixture
+from gbistat.inference.toy_moments import MomentSampler, MomentStream, MomentTerm, may_compile
+from gbistat.inference.toy_singles import ArrayToys, PoolDensities, SingleToys, single_nll
 from gbistat.inference.toy_terms import BatchNLL, CellTerm, PointTerm
 
 if TYPE_CHECKING:
@@ -106,11 +106,12 @@ class Experiment:
         model = self.model
         children = rng.spawn(len(model.pools) + len(model.nll.constraints))
         data, auxiliary = tuple(children[: len(model.pools)]), children[len(model.pools) :]
+        streams = tuple(MomentStream(child) for child in data) if self._moments else ()
         # Arrays of a batch stay in the cache, or near it, however many cells or events there are.
         if self._compressed:
             size = max(64, 2**18 // max(cells.count for cells in self._cells))
         elif self._moments:
-            size = 64
+            size = max(16, min(512, *(int(2**21 / sampler.row) for sampler in self._moments)))
         else:
             size = max(1, int(2**17 / (1.0 + sum(float(counts.sum()) for counts in self.counts))))
         size = min(model.options.batch_size, size)
@@ -126,7 +127,7 @@ class Experiment:
                     self, count, tuple(constraints), tuple(child.poisson(m, (count, m.size)) for m, child in means)
                 )
             elif self._moments:
-                yield MomentBatch(self, count, tuple(constraints), self._moments, data)
+                yield MomentBatch(self, count, tuple(constraints), self._moments, streams)
             else:
                 drawn = [
                     tuple(sampler.draw(rng=child) for _ in range(count))
@@ -198,17 +199,18 @@ class EventBatch:
         model = experiment.model
         at = experiment.hypotheses[which]
         if any(at.free[positions].any() for pool in model.pools for positions in pool.moving.values()):
-            return SingleToys(tuple(self.single(at, toy) for toy in range(self.count)))
+            densities = pool_densities(experiment, at)
+            drawn = zip(*self.events, strict=True)
+            constraints = self.constraints
+            return SingleToys(
+                tuple(toy_nll(model, densities, rows, constraints, toy) for toy, rows in enumerate(drawn))
+            )
         terms = []
         for pool, events in zip(model.pools, self.events, strict=True):
             shares = pool.shares(at.theta, experiment.truth)
             shares = shares * _sizes(pool.yields.at(at.theta[None])[0], shares)
             terms.append(_padded(pool.yields, shares, events))
         return array_toys(model, tuple(terms), self.constraints, at)
-
-    def single(self, at: Hypothesis, toy: int) -> NLL:
-        """Likelihood of one toy, event by event."""
-        return toy_nll(self.experiment, at, [term[toy] for term in self.events], self.constraints, toy)
 
 
 class MomentBatch:
@@ -220,14 +222,13 @@ class MomentBatch:
         count: int,
         constraints: Constraints,
         samplers: tuple[MomentSampler, ...],
-        rngs: tuple[np.random.Generator, ...],
+        streams: tuple[MomentStream, ...],
     ) -> None:
         self.experiment = experiment
         self.count = count
         self.constraints = constraints
         self._samplers = samplers
-        self._rngs = rngs
-        self._drawn = [sampler.draw(count, rng=child) for sampler, child in zip(samplers, rngs, strict=True)]
+        self._drawn = [sampler.draw(count, stream) for sampler, stream in zip(samplers, streams, strict=True)]
 
     @property
     def n_events(self) -> IntArray:
@@ -242,21 +243,19 @@ class MomentBatch:
         for pool, sampler, (toys, _) in zip(model.pools, self._samplers, self._drawn, strict=True):
             signal = signal_of(pool, model.poi_index)
             scale = float(pool.yields.at(at.theta[None])[0, 1 - signal])
-            width = np.where(sampler.is_hot, 0.0, sampler.width)
-            terms.append(MomentTerm(pool.yields, signal, sampler.centre, width, toys, scale))
+            width = np.where(sampler.points.is_hot, 0.0, sampler.width)
+            terms.append(MomentTerm(pool.yields, signal, sampler.points.centre, width, toys, scale))
         batch = BatchNLL(model.nll.parameters, tuple(terms), self.constraints)
         return ArrayToys(batch, lambda toy: self.single(at, toy), at.theta)
 
     def single(self, at: Hypothesis, toy: int) -> NLL:
         """Likelihood of one toy, event by event."""
-        return toy_nll(self.experiment, at, self.events(toy), self.constraints, toy)
+        densities = pool_densities(self.experiment, at)
+        return toy_nll(self.experiment.model, densities, self.events(toy), self.constraints, toy)
 
     def events(self, toy: int) -> list[IntArray]:
         """Rows of the pools that the events of one toy are."""
-        return [
-            sampler.redraw(states[toy], rng=child)
-            for sampler, child, (_, states) in zip(self._samplers, self._rngs, self._drawn, strict=True)
-        ]
+        return [sampler.redraw(drawn, toy) for sampler, (_, drawn) in zip(self._samplers, self._drawn, strict=True)]
 
 
 def array_toys(
@@ -268,16 +267,20 @@ def array_toys(
     return ArrayToys(batch, lambda toy: single_nll(terms, constraints, toy, rates, model.nll), at.theta)
 
 
+def pool_densities(experiment: Experiment, at: Hypothesis) -> tuple[PoolDensities, ...]:
+    """Densities on each pool around a hypothesis, for toys event by event."""
+    model = experiment.model
+    return tuple(
+        PoolDensities.of(pool, at.theta, experiment.truth, None if r.events is None else r.events.mass)
+        for pool, r in zip(model.pools, model.references, strict=True)
+    )
+
+
 def toy_nll(
-    experiment: Experiment, at: Hypothesis, events: Sequence[IntArray], constraints: Constraints, toy: int
+    model: ToyModel, densities: Sequence[PoolDensities], events: Sequence[IntArray], constraints: Constraints, toy: int
 ) -> NLL:
     """Likelihood of one toy, event by event: that of data, with densities normalised on the pool."""
-    model = experiment.model
-    masses = [None if r.events is None else r.events.mass for r in model.references]
-    mixtures = [
-        toy_mixture(pool, rows, model.names, at.theta, experiment.truth, mass)
-        for pool, rows, mass in zip(model.pools, events, masses, strict=True)
-    ]
+    mixtures = [d.mixture(rows, model.names) for d, rows in zip(densities, events, strict=True)]
     return model.nll.replaced(mixtures, [constraint.single(toy) for constraint, _ in constraints])
 
 

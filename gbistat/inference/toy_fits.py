@@ -175,7 +175,7 @@ class _Newton:
             _hold(block, held)
         direction, bad = solve_positive(block, g)
         if bad.any():
-            direction[bad] = _bent(block[bad], g[bad])
+            direction[bad] = _bent(block[bad], g[bad], inner[bad])
         step = np.zeros_like(x)
         step[:, free] = -direction
         edm = 0.5 * np.einsum("nk,nk->n", g, direction)
@@ -257,12 +257,18 @@ def _hold(block: FloatArray, held: BoolArray) -> None:
     block[rows, columns, columns] = 1.0
 
 
-def _bent(block: FloatArray, gradient: FloatArray) -> FloatArray:
-    """Steps of toys whose Hessian does not bend up everywhere: its eigenvalues are taken by size, with a floor."""
+def _bent(block: FloatArray, gradient: FloatArray, x: FloatArray) -> FloatArray:
+    """Steps of toys whose Hessian does not bend up everywhere.
+
+    Eigenvalues are taken by size, with a floor. Along a flat direction the nll is a straight line (a toy without events): the
+    step is ten times the parameters' size, so that one that falls without end is soon known to.
+    """
     diagonal = np.abs(np.einsum("nkk->nk", block))
     scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     values, vectors = np.linalg.eigh(block * scale[:, :, None] * scale[:, None, :])
-    size = np.maximum(np.abs(values), 1e-3)
-    along = np.einsum("nkm,nk->nm", vectors, scale * gradient) / size
+    slope = np.einsum("nkm,nk->nm", vectors, scale * gradient)
+    reach = 10.0 * (1.0 + np.abs(x / scale).max(axis=1))[:, None]
+    flat = np.abs(values) < 1e-10
+    along = np.where(flat, np.sign(slope) * reach, slope / np.maximum(np.abs(values), 1e-3))
     direction: FloatArray = scale * np.einsum("nkm,nm->nk", vectors, along)
     return direction

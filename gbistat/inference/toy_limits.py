@@ -112,12 +112,27 @@ class ToyCLs:
         asymptotic, values = self._grid(cl)
         n = plan.min_toys
         scan = self._scan(values, n)
-        for _ in range(6):
-            curves = self._curves(scan, None)
-            if (curves[:, -1] < 1.0 - cl).all():
-                break
-            values = self._extended(values)
+        if (self._curves(scan, None)[:, 0] < 1.0 - cl).any():
+            # At 0 itself qmu_tilde is 0 for all data, so that nothing is ever excluded.
+            values = [0.01 * values[0], 0.3 * values[0], *values]
             scan = self._scan(values, n)
+        for _ in range(12):
+            if (self._curves(scan, None)[:, -1] < 1.0 - cl).all():
+                break
+            if self._resolution(scan) < 1.0 - cl:
+                values = self._extended(values)
+            elif n < plan.max_toys:
+                n = min(4 * n, plan.max_toys)
+            else:
+                raise ScanRangeError(
+                    f"{n} toys are too few for a limit of {self.model.poi}: so few background-only toys are like the data that "
+                    f"CLs below {self._resolution(scan):.2g} cannot be told from 0; raise max_toys"
+                )
+            scan = self._scan(values, n)
+        else:
+            raise ScanRangeError(
+                f"the limit of {self.model.poi} was not reached at {values[-1]:g}; the data do not bound it"
+            )
         while True:
             limits = self._solve(scan, cl, None)
             groups = np.array([self._solve(scan, cl, group) for group in range(GROUPS)])
@@ -140,6 +155,10 @@ class ToyCLs:
             asymptotic=asymptotic if self.rule == "cls" else None,
         )
         notes = failure_notes(self.n_failed, self.n_toys)
+        if result.observed == 0.0:
+            notes.append(
+                f"{self.rule} excludes every value of {self.model.poi}: the data have too few events for any of them"
+            )
         if result.agrees is False:
             notes.append(
                 f"the asymptotic limit {asymptotic:.4g} does not agree with the toys': use {result.observed:.4g} +- "
@@ -149,17 +168,20 @@ class ToyCLs:
 
     def _grid(self, cl: float) -> tuple[float | None, list[float]]:
         """Observed asymptotic limit, and values around it and the asymptotic band."""
+        wall = self.model.nll.parameters[self.model.poi_index].high
         try:
             found = AsymptoticCLs(self.model.nll, self.model.references, poi=self.model.poi).limit(cl=cl)
         except (FitFailed, ScanRangeError):
             # Asymptotics fail for a handful of events; the band then is a guess that the scan extends.
-            at = float(np.nanstd(self._throw(self._null, (), 500, stream=0).estimate, ddof=1))
-            scale = at if math.isfinite(at) and at > 0 else 1.0
-            return None, list(np.linspace(0.5, 6.0, 12) * scale)
-        low = 0.6 * min(found.expected[0], found.observed)
-        high = 1.25 * max(found.expected[4], found.observed)
-        wall = self.model.nll.parameters[self.model.poi_index].high
-        return found.observed, [float(x) for x in np.linspace(low, min(high, wall), 12)]
+            estimates = self._background_toys((), 500).estimate
+            spread = float(np.std(estimates[np.isfinite(estimates)])) if np.isfinite(estimates).sum() > 1 else 0.0
+            # Three events are the limit of a search that expects and sees nothing.
+            least = self.model.nll.event_size(self.model.poi, self._null)
+            high = min(6.0 * max(spread, least), wall)
+            return None, [float(x) for x in np.linspace(high / 12, high, 12)]
+        high = min(1.25 * max(found.expected[4], found.observed), wall)
+        low = min(0.6 * min(found.expected[0], found.observed), 0.5 * high)
+        return found.observed, [float(x) for x in np.linspace(low, high, 12)]
 
     def _extended(self, values: list[float]) -> list[float]:
         wall = self.model.nll.parameters[self.model.poi_index].high
@@ -170,11 +192,12 @@ class ToyCLs:
         step = values[-1] - values[0]
         return [*values, *(min(values[-1] + step * (k + 1) / 6, wall * (1 - 1e-12 * (5 - k))) for k in range(6))]
 
-    def _throw(self, truth: FloatArray, tests: Sequence[TestSpec], n: int, *, stream: int) -> ToyResults:
-        return toy_statistics(self.model, truth, tests, n, rng=self._seeds[1].spawn(1)[0] if stream else self._fresh())
+    def _background_toys(self, tests: Sequence[TestSpec], n: int) -> ToyResults:
+        """Background-only toys: the same ones whatever is asked of them."""
+        return toy_statistics(self.model, self._null, tests, n, rng=self._fresh())
 
     def _fresh(self) -> np.random.Generator:
-        """Generator of the background-only toys, from its beginning: the same toys whatever is asked of them."""
+        """Generator of the background-only toys, from its beginning."""
         seed = self._background_seed
         if not isinstance(seed, np.random.SeedSequence):
             raise OptionError("toys need a generator that was seeded by a SeedSequence, as default_rng does")
@@ -193,9 +216,10 @@ class ToyCLs:
             parts = self._signal.setdefault(test.value, [])
             missing = n - sum(map(len, parts))
             if missing > 0:
-                parts.append(self._throw(self.model.profiled(test.value), [test], missing, stream=1))
+                truth = self.model.profiled(test.value)
+                parts.append(toy_statistics(self.model, truth, [test], missing, rng=self._seeds[1].spawn(1)[0]))
         if self._background is None or len(self._background) < n or set(self._background.tests) != set(tests):
-            self._background = self._throw(self._null, tests, n, stream=0)
+            self._background = self._background_toys(tests, n)
         background = self._background
         signal = [concatenate_toys(self._signal[value]) for value in grid]
         everything = [background, *signal]
@@ -238,6 +262,12 @@ class ToyCLs:
             rows.append((ratio, *_expected(some, background[:, g], rule=self.rule)))
         return np.array(rows).T
 
+    def _resolution(self, scan: _Scan) -> float:
+        """Smallest observed CLs that this number of toys can give."""
+        above, n = exceeding(scan.background[:, -1], float(scan.observed[-1]))
+        background = (above + 0.5) / (n + 1.0) if self.rule == "cls" else 1.0
+        return 0.5 / (scan.signal[-1].size + 1.0) / background
+
     def _solve(self, scan: _Scan, cl: float, group: int | None) -> FloatArray:
         """Observed and expected limits, shape (6,)."""
         curves = self._curves(scan, group)
@@ -276,6 +306,9 @@ def _crossing(values: FloatArray, curve: FloatArray, alpha: float) -> float:
     if above.size == 0:
         return float(values[-1])
     first = int(above[0])
+    if first == 0:
+        # Excluded everywhere: CLs+b of data with far too few events.
+        return 0.0
     near = np.argsort(np.abs(np.arange(values.size) - (first - 0.5)), kind="stable")[:6]
     centre, width = float(values[near].mean()), float(np.ptp(values[near])) or 1.0
     x = (values[near] - centre) / width

@@ -15,22 +15,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gbistat.errors import MissingExtra
 from gbistat.extras import numba
-from gbistat.inference.toy_compiled import moment_loop
+from gbistat.inference.toy_compiled import Points, moment_loop
 from gbistat.inference.toy_terms import chain_yields
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from gbistat.inference.toy_terms import BatchYields
     from gbistat.typing import BoolArray, FloatArray, IntArray
 
-__all__ = ["MomentSampler", "MomentTerm", "MomentToys", "compiled_loops", "may_compile"]
+__all__ = ["MomentDraw", "MomentSampler", "MomentStream", "MomentTerm", "MomentToys", "compiled_loops", "may_compile"]
 
 ORDER = 4
 """Highest power of the sums."""
@@ -41,20 +43,66 @@ NARROW = 0.005
 TRUSTED = 0.02
 """Largest ``|x d|`` at the fitted parameters for which the sums are trusted: the error is below its fifth power."""
 
-CELLS = 512
+CELLS = 256
+"""About so many cells of points."""
+
+TOGETHER = 16
+"""Toys that go through the cells together, so that the points of a cell are fetched from memory once for all of them."""
+
 GROUP = 0.05
 """Relative spread of the expected counts of the points in one cell."""
 
 
 @dataclass(frozen=True, eq=False)
 class MomentToys:
-    """Draws of n toys: events in cells (n, K), power sums (n, P, K), hot ratios (n, H) with weights 1 or 0."""
+    """Draws of n toys.
+
+    Parameters
+    ----------
+    counts : array of shape (n, K)
+        Events in cold cells.
+    sums : array of shape (n, P, K)
+        Power sums there.
+    hot, present : arrays of shape (n, H)
+        Ratios of the events in hot cells, and 1 where there is one.
+    n_events : int array of shape (n,)
+        All events.
+    """
 
     counts: FloatArray
     sums: FloatArray
     hot: FloatArray
     present: FloatArray
     n_events: IntArray
+
+    def take(self, rows: IntArray) -> MomentToys:
+        """Some of the toys."""
+        return MomentToys(self.counts[rows], self.sums[rows], self.hot[rows], self.present[rows], self.n_events[rows])
+
+
+class MomentStream:
+    """Random numbers of toys: numbers of proposals from one generator, what becomes of them from the bits of another.
+
+    So the toys are the same however many are drawn at a time.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Its child of numbers; SFC64, the fastest of numpy's bit generators, is seeded by a child of it.
+    """
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.numbers, other = rng.spawn(2)
+        self.bits = np.random.SFC64(other.bit_generator.seed_seq)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class MomentDraw:
+    """What it takes to draw the events of some toys again: proposals (n, K), first bits (n,), states of groups of toys."""
+
+    proposed: IntArray
+    first: IntArray
+    states: tuple[Any, ...]
 
 
 class MomentSampler:
@@ -81,125 +129,117 @@ class MomentSampler:
         group = np.sort(group)
         length = max(2048, -(-points.size // CELLS))
         edges = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), points.size]
-        begin = np.array([i for low, high in pairwise(edges) for i in range(low, high, length)])
-        self.begin: IntArray = begin.astype(np.int64)
-        self.size: IntArray = np.diff(np.r_[self.begin, points.size])
-        self.largest: FloatArray = np.maximum.reduceat(weight, self.begin)
-        self.smallest: FloatArray = np.minimum.reduceat(weight, self.begin)
-        self.weight = weight
-        self.centre: FloatArray = np.add.reduceat(values, self.begin) / self.size
-        deviation = values - np.repeat(self.centre, self.size)
-        # Single precision is enough for a deviation: a millionth of it is far below anything that a fit can see.
-        self.deviation = deviation.astype(np.float32)
-        self.width: FloatArray = np.maximum.reduceat(np.abs(deviation), self.begin)
-        self.is_hot: BoolArray = self.width * largest_slope > NARROW
-        self.mean: FloatArray = self.size * self.largest
+        begin = np.array([i for low, high in pairwise(edges) for i in range(low, high, length)], dtype=np.int64)
+        size = np.diff(np.r_[begin, points.size])
+        centre = np.add.reduceat(values, begin) / size
+        deviation = values - np.repeat(centre, size)
+        self.width: FloatArray = np.maximum.reduceat(np.abs(deviation), begin)
+        self.points = Points(
+            begin,
+            size,
+            np.maximum.reduceat(weight, begin),
+            np.minimum.reduceat(weight, begin),
+            weight,
+            # Single precision is enough for a deviation: its error is far below anything that a fit can see.
+            deviation.astype(np.float32),
+            centre,
+            self.width * largest_slope > NARROW,
+        )
         self._loop = compiled_loops() if compiled else _loop
 
-    def draw(self, count: int, *, rng: np.random.Generator) -> tuple[MomentToys, list[dict[str, object]]]:
-        """Draw toys, and the state of the generator before each."""
-        cells = self.begin.size
-        counts, sums = np.zeros((count, cells)), np.zeros((count, ORDER, cells))
-        states, hot = [], []
-        for toy in range(count):
-            states.append(dict(rng.bit_generator.state))
-            proposed, bits = self._propose(rng)
-            hot.append(self._accumulate(proposed, bits, counts[toy], sums[toy]))
-        longest = max((row.size for row in hot), default=0)
-        ratios, present = np.zeros((count, longest)), np.zeros((count, longest))
-        for toy, row in enumerate(hot):
-            ratios[toy, : row.size], present[toy, : row.size] = row, 1.0
-        n_events = (counts.sum(axis=1) + present.sum(axis=1)).astype(np.int64)
-        return MomentToys(counts, sums, ratios, present, n_events), states
+    @property
+    def row(self) -> float:
+        """Numbers that a toy takes in memory."""
+        hot: BoolArray = self.points.is_hot
+        events: FloatArray = (self.points.size * self.points.largest)[hot]
+        return float(events.sum()) + (1 + ORDER) * hot.size
 
-    def redraw(self, state: dict[str, object], *, rng: np.random.Generator) -> IntArray:
-        """Rows of the pool that one toy's events are, from the state of the generator before it."""
-        before = rng.bit_generator.state
-        rng.bit_generator.state = state
-        proposed, bits = self._propose(rng)
-        rng.bit_generator.state = before
-        offset, refused = _choose(proposed, bits, self.begin, self.size, self.largest, self.smallest, self.weight)
+    def draw(self, count: int, stream: MomentStream) -> tuple[MomentToys, MomentDraw]:
+        """Draw toys, and what it takes to draw their events again."""
+        points = self.points
+        cells = points.begin.size
+        mean = points.size * points.largest
+        proposed = np.stack([stream.numbers.poisson(mean) for _ in range(count)])
+        totals = proposed.sum(axis=1)
+        # Whole words of 64 bits for each toy, two proposals a word.
+        first = np.r_[0, np.cumsum(totals + totals % 2)]
+        states = []
+        counts, sums = np.zeros((count, cells)), np.zeros((count, ORDER, cells))
+        hot = np.zeros((count, int(proposed[:, points.is_hot].sum(axis=1).max(initial=0))))
+        used = np.zeros(count, dtype=np.int64)
+        for begin in range(0, count, TOGETHER):
+            some = slice(begin, begin + TOGETHER)
+            states.append(stream.bits.state)
+            bits = stream.bits.random_raw(int(first[min(begin + TOGETHER, count)] - first[begin]) // 2).view(np.uint32)
+            place = first[:-1][some] - first[begin]
+            self._loop(proposed[some], place, bits, points, counts[some], sums[some], hot[some], used[some])
+        present = (np.arange(hot.shape[1]) < used[:, None]).astype(np.float64)
+        toys = MomentToys(counts, sums, hot, present, counts.sum(axis=1).astype(np.int64) + used)
+        return toys, MomentDraw(proposed, first, tuple(states))
+
+    def redraw(self, drawn: MomentDraw, toy: int) -> IntArray:
+        """Rows of the pool that one toy's events are."""
+        again = np.random.SFC64(0)
+        again.state = drawn.states[toy // TOGETHER]
+        proposed = drawn.proposed[toy]
+        begin, total = int(drawn.first[toy] - drawn.first[toy - toy % TOGETHER]), int(proposed.sum())
+        bits = again.random_raw((begin + total + 1) // 2).view(np.uint32)[begin : begin + total]
+        offset, refused = _choose(proposed, bits, self.points)
         return self.order[np.delete(offset, refused)]
 
-    def _propose(self, rng: np.random.Generator) -> tuple[IntArray, np.ndarray]:
-        """Proposals in each cell, and 32 random bits for each: which point, and whether it is kept."""
-        proposed = rng.poisson(self.mean)
-        total = int(proposed.sum())
-        return proposed, rng.bit_generator.random_raw((total + 1) // 2).view(np.uint32)[:total]
 
-    def _accumulate(self, proposed: IntArray, bits: np.ndarray, counts: FloatArray, sums: FloatArray) -> FloatArray:
-        hot = np.empty(int(proposed[self.is_hot].sum()))
-        used = self._loop(
-            proposed, bits, self.begin, self.size, self.largest, self.smallest, self.weight, self.deviation, self.centre,
-            self.is_hot, counts, sums, hot,
-        )  # fmt: skip
-        return hot[:used]
-
-
-def _choose(
-    proposed: IntArray,
-    bits: np.ndarray,
-    begin: IntArray,
-    size: IntArray,
-    largest: FloatArray,
-    smallest: FloatArray,
-    weight: FloatArray,
-) -> tuple[IntArray, IntArray]:
-    """Positions of the proposals, and which proposals are refused."""
-    product = bits * np.repeat(size.astype(np.uint64), proposed)
-    offset = (product >> np.uint64(32)).view(np.int64) + np.repeat(begin, proposed)
+def _choose(proposed: IntArray, bits: NDArray[np.uint32], points: Points) -> tuple[IntArray, IntArray]:
+    """Positions of one toy's proposals, and which proposals are refused: 32 bits decide on both."""
+    product = bits * np.repeat(points.size.astype(np.uint64), proposed)
+    offset = (product >> np.uint64(32)).view(np.int64) + np.repeat(points.begin, proposed)
     product &= np.uint64(0xFFFFFFFF)
     # The fraction of its weight at which a proposal is refused; most cells hold points of nearly the same weight.
-    sure = (smallest / largest * 2.0**32).astype(np.uint64)
+    sure = (points.smallest / points.largest * 2.0**32).astype(np.uint64)
     doubtful = np.flatnonzero(product >= np.repeat(sure, proposed))
-    top = np.repeat(largest * 2.0**-32, proposed)[doubtful]
-    return offset, doubtful[product[doubtful] * top >= weight[offset[doubtful]]]
+    top = np.repeat(points.largest * 2.0**-32, proposed)[doubtful]
+    return offset, doubtful[product[doubtful] * top >= points.weight[offset[doubtful]]]
 
 
 def _loop(
     proposed: IntArray,
-    bits: np.ndarray,
-    begin: IntArray,
-    size: IntArray,
-    largest: FloatArray,
-    smallest: FloatArray,
-    weight: FloatArray,
-    deviation: np.ndarray,
-    centre: FloatArray,
-    is_hot: BoolArray,
+    place: IntArray,
+    bits: NDArray[np.uint32],
+    points: Points,
     counts: FloatArray,
     sums: FloatArray,
     hot: FloatArray,
-) -> int:
-    """Power sums of one toy, with numpy."""
-    offset, refused = _choose(proposed, bits, begin, size, largest, smallest, weight)
-    d = deviation[offset].astype(np.float64)
-    d[refused] = 0.0
-    last = np.cumsum(proposed)
-    counts += proposed - np.bincount(np.searchsorted(last, refused, side="right"), minlength=begin.size)
-    used = 0
-    if is_hot.any():
-        burning = np.repeat(is_hot, proposed)
-        burning[refused] = False
-        found = d[burning] + np.repeat(centre, proposed)[burning]
-        used = found.size
-        hot[:used] = found
-        counts[is_hot] = 0.0
-        d[burning] = 0.0
-    some = np.flatnonzero(proposed)
-    if some.size:
-        first = (last - proposed)[some]
-        power = d.copy()
-        for p in range(sums.shape[0]):
-            sums[p, some] += np.add.reduceat(power, first)
-            power *= d
-    return used
+    used: IntArray,
+) -> None:
+    """Power sums of some toys, with numpy."""
+    cells = points.begin.size
+    for toy, number in enumerate(proposed):
+        begin = int(place[toy])
+        offset, refused = _choose(number, bits[begin : begin + int(number.sum())], points)
+        d = points.deviation[offset].astype(np.float64)
+        d[refused] = 0.0
+        last = np.cumsum(number)
+        counts[toy] = number - np.bincount(np.searchsorted(last, refused, side="right"), minlength=cells)
+        if points.is_hot.any():
+            burning = np.repeat(points.is_hot, number)
+            burning[refused] = False
+            found = d[burning] + np.repeat(points.centre, number)[burning]
+            hot[toy, : found.size] = found
+            used[toy] = found.size
+            counts[toy, points.is_hot] = 0.0
+            d[burning] = 0.0
+        some = np.flatnonzero(number)
+        if some.size:
+            first = (last - number)[some]
+            power = d.copy()
+            for p in range(ORDER):
+                sums[toy, p, some] = np.add.reduceat(power, first)
+                power *= d
 
 
-_COMPILED: dict[str, Callable[..., int]] = {}
+_COMPILED: dict[str, Callable[..., None]] = {}
 
 
-def compiled_loops() -> Callable[..., int]:
+def compiled_loops() -> Callable[..., None]:
     """Return the same loop, compiled by numba.
 
     Raises
@@ -263,10 +303,7 @@ class MomentTerm:
 
     def take(self, rows: IntArray) -> MomentTerm:
         """Some of the toys."""
-        t = self.toys
-        return replace(
-            self, toys=MomentToys(t.counts[rows], t.sums[rows], t.hot[rows], t.present[rows], t.n_events[rows])
-        )
+        return replace(self, toys=self.toys.take(rows))
 
     def value(self, theta: FloatArray) -> FloatArray:
         """The nll, shape (n,), up to a constant of each toy."""

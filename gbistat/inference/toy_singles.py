@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gbistat.errors import FitFailed
+from gbistat.errors import FitFailed, ParameterError
 from gbistat.fit.minimize import fit
 from gbistat.inference.toy_fits import FAILED, FITTED, UNBOUNDED, BatchFit, fit_batch
 from gbistat.inference.toy_terms import CellTerm
@@ -18,7 +18,7 @@ from gbistat.likelihood.mixture import Mixture, PreparedComponent
 from gbistat.terms.density import PreparedDensity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from gbistat.fit.result import FitResult
     from gbistat.inference.pools import Pool
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gbistat.likelihood.nll import NLL
     from gbistat.typing import BoolArray, FloatArray, IntArray
 
-__all__ = ["ArrayToys", "SingleToys", "single_nll", "toy_mixture"]
+__all__ = ["ArrayToys", "PoolDensities", "SingleToys", "single_nll", "toy_mixture"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,43 +83,70 @@ class _Rows:
         return log[self.rows], gradient[:, self.rows], hessian[..., self.rows] if hessian.shape[2] > 1 else hessian
 
 
-def toy_mixture(
-    pool: Pool, rows: IntArray, names: Sequence[str], theta: FloatArray, truth: FloatArray, mass: FloatArray | None
-) -> Mixture:
-    """Data term of one toy whose events are rows of a pool, normalised on it.
+@dataclass(frozen=True, eq=False)
+class PoolDensities:
+    """Densities of a pool's components around one hypothesis, of which single toys take their rows.
 
     Parameters
     ----------
     pool : Pool
-        Points and densities.
-    rows : int array of shape (n,)
-        Events.
-    names : sequence of str
-        All p parameters.
-    theta, truth : arrays of shape (p,)
-        Where mass densities and other factors are normalised.
-    mass : array or None
-        Masses of the pool's points, if they are known.
+        Points and factors.
+    theta : array of shape (p,)
+        Where mass densities are normalised on the pool.
+    shares : array of shape (J, n)
+        Probabilities of the points there.
+    tilts : tuple of (positions, slopes)
+        Mean scores of the components on the pool, which are not quite 0 and are taken out.
+    mass : array of shape (n,) or None
+        Masses of the points, if they are known.
     """
-    shares = pool.shares(theta, truth)
-    components = []
-    for j, component in enumerate(pool.components):
-        factors: list[tuple[PreparedFactor, IntArray]] = []
-        moved = np.zeros(rows.size)
-        for factor, index in component.factors:
-            taken: PreparedFactor = _Rows(factor, rows)
-            if isinstance(factor, PreparedDensity) and mass is not None:
-                taken = factor.density.prepare(mass[rows])
-            factors.append((taken, pool.index[index]))
-            moved = moved + taken.log_prob(theta[pool.index[index]])
-        if component.factors:
-            positions, gradient, _, normalised = pool.slopes(j, theta)
-            slope = np.where(normalised, gradient @ shares[j] / shares[j].sum(), 0.0)
-            factors.append((_Offset(-slope, theta[positions], rows.size), positions))
-        with np.errstate(divide="ignore"):
-            static = np.log(shares[j, rows]) - moved
-        components.append(PreparedComponent(component.rate, static, tuple(factors)))
-    return Mixture(components, names, theta)
+
+    pool: Pool
+    theta: FloatArray
+    shares: FloatArray
+    tilts: tuple[tuple[IntArray, FloatArray], ...]
+    mass: FloatArray | None
+
+    @classmethod
+    def of(cls, pool: Pool, theta: FloatArray, truth: FloatArray, mass: FloatArray | None) -> PoolDensities:
+        """Evaluate them once for many toys."""
+        shares = pool.shares(theta, truth)
+        tilts = []
+        for j, share in enumerate(shares):
+            if j in pool.moving:
+                positions, gradient, _, normalised = pool.slopes(j, theta)
+                tilts.append((positions, np.where(normalised, gradient @ share / share.sum(), 0.0)))
+            else:
+                tilts.append((np.empty(0, dtype=np.int64), np.empty(0)))
+        return cls(pool, theta, shares, tuple(tilts), mass)
+
+    def mixture(self, rows: IntArray, names: Sequence[str]) -> Mixture:
+        """Data term of one toy whose events are rows of the pool, shape (n,)."""
+        pool, theta = self.pool, self.theta
+        components = []
+        for j, component in enumerate(pool.components):
+            factors: list[tuple[PreparedFactor, IntArray]] = []
+            moved = np.zeros(rows.size)
+            for factor, index in component.factors:
+                taken: PreparedFactor = _Rows(factor, rows)
+                if isinstance(factor, PreparedDensity) and self.mass is not None:
+                    taken = factor.density.prepare(self.mass[rows])
+                factors.append((taken, pool.index[index]))
+                moved = moved + taken.log_prob(theta[pool.index[index]])
+            positions, slope = self.tilts[j]
+            if positions.size:
+                factors.append((_Offset(-slope, theta[positions], rows.size), positions))
+            with np.errstate(divide="ignore"):
+                static = np.log(self.shares[j, rows]) - moved
+            components.append(PreparedComponent(component.rate, static, tuple(factors)))
+        return Mixture(components, names, theta)
+
+
+def toy_mixture(
+    pool: Pool, rows: IntArray, names: Sequence[str], theta: FloatArray, truth: FloatArray, mass: FloatArray | None
+) -> Mixture:
+    """Data term of one toy whose events are rows of a pool; see :class:`PoolDensities`, which serves many toys."""
+    return PoolDensities.of(pool, theta, truth, mass).mixture(rows, names)
 
 
 def single_nll(
@@ -244,8 +271,8 @@ class SingleToys:
 
 def _attempt(nll: NLL, start: FloatArray, free: BoolArray) -> tuple[FitResult, int] | None:
     """Scalar fit of one toy and its code; None if there is no minimum."""
-    names = nll.names
-    held = {name: float(x) for name, x, f in zip(names, start, free, strict=True) if not f}
+    held = {name: float(x) for name, x, f in zip(nll.names, start, free, strict=True) if not f}
+    last = None
     for begin in (start, np.where(free, nll.start_vector(), start)):
         try:
             result = fit(nll, fixed=held, start=begin)
@@ -253,6 +280,22 @@ def _attempt(nll: NLL, start: FloatArray, free: BoolArray) -> tuple[FitResult, i
             continue
         if result.valid:
             return result, FITTED
-        if "keeps falling" in result.message:
-            return result, UNBOUNDED
+        last = result
+    if last is not None and nll.poi not in held and _falls_without_end(nll, start, held):
+        return last, UNBOUNDED
     return None
+
+
+def _falls_without_end(nll: NLL, start: FloatArray, held: Mapping[str, float]) -> bool:
+    """Whether -ln L decreases however far the parameter of interest goes below 0: no event looks like signal."""
+    size = nll.event_size(nll.poi, start)
+    previous = float("inf")
+    for events in (1e2, 1e4, 1e6):
+        try:
+            result = fit(nll, fixed={**held, nll.poi: -events * size}, start=start)
+        except (FitFailed, ParameterError):
+            return False
+        if not result.nll < previous - 1.0:
+            return False
+        previous = result.nll
+    return size > 0.0
