@@ -2,8 +2,9 @@
 
 For a confidence set in two or three parameters (the signal strength and its masses) brute force needs thousands of toys at
 each point of a grid. Instead one toy is thrown at each of many points of a design, and the quantile of the test statistic is
-regressed on the parameters: N. Dalmasso et al., arXiv:2107.03920 (LF2I). The quantile of ``sqrt(t)``, which varies slowly, is a
-sum of penalised B-splines (:mod:`gbistat.inference.quantile_splines`).
+regressed on the parameters: N. Dalmasso et al., arXiv:2107.03920 (LF2I). The quantile of ``r = sqrt(t)``, which varies
+slowly, is a sum of penalised B-splines (:mod:`gbistat.inference.quantile_splines`), after a monotonic map ``r / (1 + r / s)`` that keeps
+the few very large and infinite statistics of small samples from bending it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ __all__ = [
     "latin_hypercube",
     "throw_design",
 ]
+
+
+SATURATED = 0.99
+"""Share of the map's range from which on a critical value is infinite: there are more infinite statistics than 1 - cl."""
 
 
 class OneToy(Protocol):
@@ -76,8 +81,10 @@ class CriticalValues:
         Confidence levels, rising.
     basis : TensorSplines
         On the region of the design.
+    scale : float
+        s of the map ``sqrt(t) -> sqrt(t) / (1 + sqrt(t) / s)``.
     coefficients : array of shape (levels, size)
-        Of the quantiles of ``sqrt(t)``.
+        Of the quantiles after that map.
     covariances : array of shape (levels, size, size)
         Their sampling covariances.
     penalties : tuple of float
@@ -88,6 +95,7 @@ class CriticalValues:
 
     cls: tuple[float, ...]
     basis: TensorSplines
+    scale: float
     coefficients: FloatArray
     covariances: FloatArray
     penalties: tuple[float, ...]
@@ -113,8 +121,14 @@ class CriticalValues:
         level = self._level(cl)
         # Quantiles fitted one by one may cross; sorting them is never further from the truth (V. Chernozhukov,
         # I. Fernandez-Val, A. Galichon, Econometrica 78 (2010) 1093).
-        roots = np.sort(self.basis.matrix(points) @ self.coefficients.T, axis=1)[:, level]
-        result: FloatArray = np.maximum(roots, 0.0) ** 2
+        y = np.sort(self.basis.matrix(points) @ self.coefficients.T, axis=1)[:, level]
+        return self._roots(y) ** 2
+
+    def _roots(self, y: FloatArray) -> FloatArray:
+        """Inverse of the map; infinite where it is at its end."""
+        share = np.clip(y / self.scale, 0.0, 1.0)
+        with np.errstate(divide="ignore"):
+            result: FloatArray = np.where(share < SATURATED, self.scale * share / (1.0 - share), np.inf)
         return result
 
     def error(self, points: FloatArray, cl: float) -> FloatArray:
@@ -122,7 +136,8 @@ class CriticalValues:
         level = self._level(cl)
         rows = self.basis.matrix(points)
         variance = np.asarray((rows @ self.covariances[level] * rows.toarray()).sum(axis=1))
-        result: FloatArray = 2.0 * np.sqrt(self.value(points, cl) * np.maximum(variance, 0.0))
+        root = np.sqrt(self.value(points, cl))
+        result: FloatArray = 2.0 * root * (1.0 + root / self.scale) ** 2 * np.sqrt(np.maximum(variance, 0.0))
         return result
 
     def accepts(self, points: FloatArray, t_observed: FloatArray, cl: float) -> BoolArray:
@@ -300,12 +315,18 @@ def fit_critical_values(
             f"{t.size} toys leave {beyond:.1f} beyond the {max(levels):g} quantile; throw at least {20 / (1 - max(levels)):.0f}"
         )
     root = np.sqrt(np.maximum(t, 0.0))
-    ceiling = 10.0 * float(np.quantile(root, max(levels), method="lower")) + 10.0
-    problem = SplineProblem(basis.rows(x), np.minimum(root, ceiling), basis.roughness())
+    finite = root[np.isfinite(root)]
+    scale = 3.0 * float(np.quantile(finite, max(levels))) if finite.size else 0.0
+    if not scale > 0:
+        raise FitFailed("the statistics are infinite or all 0: there is no critical value to fit")
+    with np.errstate(invalid="ignore"):
+        y = np.where(np.isfinite(root), root / (1.0 + root / scale), scale)
+    problem = SplineProblem(basis.rows(x), y, basis.roughness())
     fits = [fit_quantile(problem, cl, chosen.penalty) for cl in levels]
     return CriticalValues(
         levels,
         basis,
+        scale,
         np.array([fit[0] for fit in fits]),
         np.array([fit[1] for fit in fits]),
         tuple(fit[2] for fit in fits),

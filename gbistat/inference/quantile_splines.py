@@ -116,6 +116,18 @@ def _smooth_loss(residual: FloatArray, tau: float, h: float) -> float:
     return float(np.sum(residual * (tau - ndtr(-z)) + h * density))
 
 
+def _descent(hessian: FloatArray, gradient: FloatArray) -> FloatArray:
+    """Newton step; where too few points are near the quantile for a Hessian, one that leans to the gradient."""
+    shift = 0.0
+    while True:
+        try:
+            step: FloatArray = -cho_solve(cho_factor(hessian + shift * np.eye(gradient.size)), gradient)
+        except np.linalg.LinAlgError:
+            shift = max(100.0 * shift, 1e-12 * float(np.abs(np.diag(hessian)).max()), 1e-300)
+            continue
+        return step
+
+
 def _newton(problem: SplineProblem, tau: float, h: float, strength: float, start: FloatArray) -> FloatArray:
     """Minimum of the smoothed, penalised loss."""
     c = start
@@ -123,8 +135,7 @@ def _newton(problem: SplineProblem, tau: float, h: float, strength: float, start
     value = _smooth_loss(residual, tau, h) + 0.5 * strength * float(c @ problem.roughness @ c)
     for _ in range(100):
         gradient = -(problem.rows.matrix.T @ (tau - ndtr(-residual / h))) + strength * (problem.roughness @ c)
-        hessian = _curvature(problem, residual, h) + strength * problem.roughness
-        step = -cho_solve(cho_factor(hessian), gradient)
+        step = _descent(_curvature(problem, residual, h) + strength * problem.roughness, gradient)
         decrement = -float(gradient @ step)
         if decrement < 1e-8 * problem.y.size * h:
             return c
@@ -138,7 +149,11 @@ def _newton(problem: SplineProblem, tau: float, h: float, strength: float, start
             length *= 0.5
         if length < 1e-6:
             return c
+        gained = value - reached
         c, value = trial, reached
+        # A strong penalty leaves a rounding error in the gradient that no step removes.
+        if gained < 1e-9 * problem.y.size * h:
+            return c
     raise FitFailed("the quantile regression of the critical values did not settle in 100 steps; use fewer pieces")
 
 

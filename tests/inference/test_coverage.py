@@ -183,7 +183,7 @@ class TestFailures:
 class TestReproducibility:
     def test_other_methods_change_nothing(self) -> None:
         alone = measure_coverage(draw, {"r": random_wilks}, TRUTH, 60, rng=np.random.default_rng(5))
-        beside = measure_coverage(draw, {"a": central, "r": random_wilks}, TRUTH, 60, rng=np.random.default_rng(5))
+        beside = measure_coverage(draw, {"a": random_wilks, "r": random_wilks}, TRUTH, 60, rng=np.random.default_rng(5))
         assert alone.row("r", 0.6827) == beside.row("r", 0.6827)
 
     def test_workers_change_nothing(self) -> None:

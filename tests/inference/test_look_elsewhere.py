@@ -132,6 +132,14 @@ class TestGlobal:
             error = math.hypot(estimate.p_high - estimate.p_global, brute.p_high - brute.p_global)
             assert abs(estimate.p_global - brute.p_global) < 4.0 * error + 0.05 * brute.p_global
 
+    def test_small_plane_where_the_local_term_counts(self, maps: np.ndarray) -> None:
+        small = maps[:, :9, :9]
+        for q_max in (5.0, 7.0):
+            estimate, brute = global_from_euler(q_max, small), global_from_toys(q_max, small)
+            error = math.hypot(estimate.p_high - estimate.p_global, brute.p_high - brute.p_global)
+            assert abs(estimate.p_global - brute.p_global) < 4.0 * error
+            assert estimate.p_global == pytest.approx(brute.p_global, rel=0.25)
+
     def test_levels_do_not_matter(self, maps: np.ndarray) -> None:
         a = global_from_euler(16.0, maps, levels=(0.5, 2.0))
         b = global_from_euler(16.0, maps, levels=(1.0, 4.0))
