@@ -25,7 +25,7 @@ from pydantic import Discriminator, Field, Tag
 
 from gbistat.data.events import ENERGY_UNITS
 from gbistat.errors import CardError, OptionError
-from gbistat.terms.model_spec import ModelSpec
+from gbistat.terms.model_spec import BackgroundOrder, BackgroundSpec, ModelSpec
 from gbistat.terms.store import LoadedModel, inline_model, load_model
 from gbistat.terms.validation import Interval, Record, Text, validate
 
@@ -78,6 +78,7 @@ class RunCard(Record):
     events: EventsCard | None = None
     windows: Annotated[tuple[Interval, ...], Field(min_length=1)] | None = None
     cl: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    background_order: BackgroundOrder | None = None
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,7 @@ def resolve_options(
     tree: str | None = None,
     windows: Sequence[tuple[float, float]] = (),
     cl: float | None = None,
+    background_order: str | int | None = None,
 ) -> RunOptions:
     """Put a card and explicit choices together; explicit ones win, and the shipped model and events fill the rest.
 
@@ -194,13 +196,14 @@ def resolve_options(
     CardError
         If there are no events and the model is not the shipped one, or no window anywhere.
     OptionError
-        If the confidence level is not between 0 and 1.
+        If the confidence level is not between 0 and 1, or the order of the background is none.
     ModelError, TermError
-        If the model cannot be loaded.
+        If the model cannot be loaded, or its background has no order to choose.
     """
     card = card or RunCard()
     chosen = model if model is not None else card.model
     loaded = inline_model(chosen) if isinstance(chosen, ModelSpec) else load_model(chosen or DEFAULT_MODEL)
+    loaded = _with_order(loaded, background_order if background_order is not None else card.background_order)
     source = _source(card.events, events, loaded)
     source = replace(
         source,
@@ -216,6 +219,17 @@ def resolve_options(
     if not 0.0 < level < 1.0:
         raise OptionError(f"confidence level {level:g} must lie between 0 and 1, for example 0.95")
     return RunOptions(loaded, source, tuple((float(a), float(b)) for a, b in chosen_windows), level)
+
+
+def _with_order(model: LoadedModel, order: str | int | None) -> LoadedModel:
+    """Model whose background has the order that a card or the command line asks for."""
+    if order is None:
+        return model
+    asked = int(order) if isinstance(order, str) and order.isdecimal() else order
+    background = validate(
+        BackgroundSpec, {**model.spec.background.to_json(), "order": asked}, error=OptionError, where="background order"
+    )
+    return replace(model, spec=model.spec.model_copy(update={"background": background}))
 
 
 def _own_window(model: LoadedModel) -> tuple[tuple[float, float], ...]:

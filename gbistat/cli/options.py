@@ -39,6 +39,11 @@ _OPTIONS = (
     ),
     click.option("--weights", help="Column of event weights."),
     click.option("--tree", help="TTree or RNTuple of a ROOT file, key of an HDF5 file, where there are several."),
+    click.option(
+        "--background-order",
+        metavar="auto|aic|bic|N",
+        help="Parameters of the background's mass shape: a number, or chosen on the sidebands.",
+    ),
     click.option("--cl", type=float, help="Confidence level of limits and of the wider interval.  [default: 0.95]"),
     click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Write plots and JSON there."),
     click.option("--json", "json_path", metavar="FILE", help="Write JSON to a file, or to standard output (-)."),
@@ -70,6 +75,7 @@ def run_options(
     weights: str | None,
     tree: str | None,
     cl: float | None,
+    background_order: str | None,
 ) -> RunOptions:
     """Card and options of the command line as one frozen object.
 
@@ -101,4 +107,5 @@ def run_options(
         tree=tree,
         windows=windows,
         cl=cl,
+        background_order=background_order,
     )

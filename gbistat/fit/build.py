@@ -11,6 +11,7 @@ import numpy as np
 
 from gbistat.data.window import MassWindow
 from gbistat.errors import EventsError, GbistatError, ModelError, WindowError
+from gbistat.fit.order import choose_order, nested_shapes, with_order
 from gbistat.fit.sidebands import fit_sidebands
 from gbistat.likelihood.components import Component, Factor, LogRatio, MassFactor, Yield
 from gbistat.likelihood.constraints import NormalConstraint
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gbistat.data.events import Events
+    from gbistat.fit.order import Criterion, OrderChoice
     from gbistat.fit.sidebands import SidebandFit
     from gbistat.likelihood.constraints import Constraint
     from gbistat.likelihood.reference import Reference
-    from gbistat.terms.model_spec import ModelSpec, ParameterSpec, ShapeSpec
+    from gbistat.terms.model_spec import BackgroundSpec, ModelSpec, ParameterSpec, ShapeSpec
     from gbistat.terms.network import NetworkTerm
     from gbistat.terms.protocols import Shape
 
@@ -42,6 +44,7 @@ __all__ = ["Analysis", "build_analysis"]
 
 BACKGROUND_YIELD = "n_bkg"
 SPURIOUS = "spurious_signal"
+_CRITERIA: Mapping[str, Criterion] = {"auto": "likelihood_ratio", "aic": "aic", "bic": "bic"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,8 @@ class Analysis:
         model's own statement and the error of the ratio's normalisation, in quadrature.
     warnings : tuple of str
         What a reader of the results must know.
+    order : OrderChoice or None
+        How the number of parameters of the background was chosen, where the model leaves that to the sidebands.
     """
 
     model: Model
@@ -77,6 +82,7 @@ class Analysis:
     reference: Reference | None
     spurious_signal: float = 0.0
     warnings: tuple[str, ...] = ()
+    order: OrderChoice | None = None
 
     @property
     def window(self) -> MassWindow:
@@ -140,10 +146,10 @@ def build_analysis(
     if events.weights is not None:
         warnings.append("events are weighted: errors and limits from a likelihood are not right for weighted events")
     fit_range = MassWindow(*spec.background.fit_range, unit=spec.mass.unit)
-    sidebands = None
+    sidebands = order = None
     if spec.background.mass.is_free:
-        shape = _shape(spec.background.mass, fit_range)
-        sidebands = fit_sidebands(events, window, fit_range, shape)
+        sidebands, order = _fit_background(spec.background, events, window, fit_range)
+        warnings += [] if order is None else order.notes
         if sidebands.goodness.p_value < 0.01:
             g = sidebands.goodness
             warnings.append(
@@ -173,7 +179,21 @@ def build_analysis(
                 "signal is: expected limits and binned templates are uncertain by "
                 f"about {100 / math.sqrt(reference.effective_size):.0f} %"
             )
-    return Analysis(model, nll, inside, events, sidebands, reference, size, tuple(warnings))
+    return Analysis(model, nll, inside, events, sidebands, reference, size, tuple(warnings), order)
+
+
+def _fit_background(
+    spec: BackgroundSpec, events: Events, window: MassWindow, fit_range: MassWindow
+) -> tuple[SidebandFit, OrderChoice | None]:
+    """Fit of the background's mass, with the order that the model says or the sidebands ask for."""
+    options = _shape_options(spec.mass, fit_range)
+    if isinstance(spec.order, str):
+        shapes = nested_shapes(spec.mass.shape, options)
+        choice = choose_order(events, window, fit_range, shapes, criterion=_CRITERIA[spec.order])
+        return choice.fit, choice
+    if spec.order is not None:
+        options = with_order(spec.mass.shape, options, spec.order)
+    return fit_sidebands(events, window, fit_range, make_shape(spec.mass.shape, **options)), None
 
 
 def _with_spurious_signal(model: Model, events: Events, kappa: float, spurious: float) -> tuple[Model, float]:
@@ -222,13 +242,17 @@ def _pool_in_window(pool: Events, window: MassWindow) -> tuple[Events | None, st
 
 
 def _shape(spec: ShapeSpec, fit_range: MassWindow) -> Shape:
-    """Shape by name; a polynomial lives on the fit range unless the model says otherwise."""
+    return make_shape(spec.shape, **_shape_options(spec, fit_range))
+
+
+def _shape_options(spec: ShapeSpec, fit_range: MassWindow) -> dict[str, Any]:
+    """Options of a shape; a polynomial lives on the fit range unless the model says otherwise."""
     options: dict[str, Any] = dict(spec.options)
     if spec.shape in SHAPES and "support" not in options:
         fields = {field.name for field in dataclasses.fields(SHAPES[spec.shape])}  # type: ignore[arg-type]
         if "support" in fields:
             options["support"] = fit_range.edges
-    return make_shape(spec.shape, **options)
+    return options
 
 
 def _parameter(name: str, spec: ParameterSpec) -> Parameter:

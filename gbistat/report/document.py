@@ -104,8 +104,14 @@ def _fit_entry(outcome: FitOutcome) -> Json:
         "parameters": list(outcome.fit.names),
         "covariance": outcome.fit.covariance.tolist(),
         "sidebands": None if sidebands is None else sidebands.to_dict(),
+        **_order(outcome),
         "warnings": list(outcome.warnings),
     }
+
+
+def _order(outcome: FitOutcome) -> Json:
+    order = outcome.analysis.order
+    return {} if order is None else {"background_order": order.to_dict()}
 
 
 def _limits_entry(outcome: FitOutcome) -> Json:
@@ -121,6 +127,7 @@ def _limits_entry(outcome: FitOutcome) -> Json:
         "binned": twins[0] if twins else None,
         "binned_all": twins,
         "sidebands": None if sidebands is None else sidebands.to_dict(),
+        **_order(outcome),
         "scan": limits.scan.to_dict(),
         "cls_scan": limits.cls_scan.to_dict(),
         "warnings": list(outcome.warnings),

@@ -251,12 +251,45 @@ class SignalSpec(Record):
     efficiency: dict[str, Positive] = Field(default_factory=dict)
 
 
+def _order_kind(value: Any) -> str:
+    return "name" if isinstance(value, str) else "number"
+
+
+BackgroundOrder = Annotated[
+    Annotated[Literal["auto", "aic", "bic"], Tag("name")]
+    | Annotated[int, Field(strict=True, ge=1, le=20), Tag("number")],
+    Discriminator(_order_kind),
+]
+
+
 class BackgroundSpec(Record):
-    """Background: its mass shape, the range of the sideband fit, and how its yield is treated."""
+    """Background: its mass shape, the range of the sideband fit, and how its yield is treated.
+
+    Parameters
+    ----------
+    mass : ShapeSpec
+        p_b(m).
+    fit_range : (float, float)
+        Range of the mass whose part outside the window is fitted.
+    yield : {"sideband", "free", "fixed"}
+        Constrained by the sideband fit, free, or held at its prediction.
+    order : {"auto", "aic", "bic"} or int, optional
+        How many parameters a nested shape (dijet, bernstein, chebyshev) gets: a number, or chosen on the sidebands by a
+        likelihood-ratio test ("auto") or an information criterion. Without it, what ``mass.options`` says.
+    """
 
     mass: ShapeSpec
     fit_range: Interval
     yield_: Literal["sideband", "free", "fixed"] = Field(default="sideband", alias="yield")
+    order: BackgroundOrder | None = None
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.order is not None and not self.mass.is_free:
+            raise ValueError(
+                "order is given, and so are the parameters of mass: nothing is left to choose; remove one of the two"
+            )
+        return self
 
 
 class ReferenceFile(FileRecord):
