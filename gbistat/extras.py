@@ -20,6 +20,8 @@ __all__ = [
     "pyarrow",
     "pyhf",
     "pyplot",
+    "sklearn_ensemble",
+    "sklearn_mixture",
     "tensorflow",
     "uproot",
     "vector",
@@ -97,3 +99,13 @@ def tensorflow() -> Any:
 def keras() -> Any:
     """Keras 3 (extra ``train``)."""
     return _load("keras", "training a network", "gbistat[train]")
+
+
+def sklearn_ensemble() -> Any:
+    """Boosted trees of scikit-learn (extra ``train``), for two-sample tests."""
+    return _load("sklearn.ensemble", "telling samples from events", "gbistat[train]")
+
+
+def sklearn_mixture() -> Any:
+    """Gaussian mixtures of scikit-learn (extra ``train``), for importance sampling."""
+    return _load("sklearn.mixture", "integrating a density", "gbistat[train]")
