@@ -42,7 +42,16 @@ if TYPE_CHECKING:
     from gbistat.likelihood.reference import Reference
     from gbistat.terms.store import LoadedModel
 
-__all__ = ["Steps", "prepare", "run_compare", "run_export", "run_fit", "run_limits", "run_training"]
+__all__ = [
+    "Steps",
+    "prepare",
+    "run_background_training",
+    "run_compare",
+    "run_export",
+    "run_fit",
+    "run_limits",
+    "run_training",
+]
 
 STANDARD_CL = 0.6827
 TENSION = 3.0
@@ -346,14 +355,49 @@ def run_training(
     train_ratio(load_card(card), run, events=events, progress=progress)
 
 
+def run_background_training(
+    card: Path, run: Path, *, events: Path | None = None, progress: Callable[[float, str], None] | None = None
+) -> tuple[str, ...]:
+    """Train a sideband generator and draw its losses; see :func:`gbistat.training.background.train_background`.
+
+    Returns
+    -------
+    tuple of str
+        What a person should know about the sidebands.
+
+    Raises
+    ------
+    GbistatError
+        If the card, the events or the folder cannot be used, or the training extra is not installed.
+    """
+    from gbistat.plotting.losses import save_losses
+    from gbistat.training.background import train_background
+    from gbistat.training.background_card import load_background_card
+
+    done = train_background(load_background_card(card), run, events=events, progress=progress)
+    members = range(done.card.optimiser.members)
+    histories = [[(e.loss, e.validation_loss) for e in done.member(member).history()] for member in members]
+    finals = [final.validation_loss for member in members if (final := done.member(member).final()) is not None]
+    save_losses(histories, run / "losses.png", finals=finals, label="$-$ln p(x | m)")
+    return done.warnings
+
+
 def run_export(run: Path, output: Path, *, overwrite: bool = False) -> LoadedModel:
-    """Export a finished training as a model; see :func:`gbistat.training.export.export_ratio`.
+    """Export a finished training as a model.
+
+    See :func:`gbistat.training.export.export_ratio` and :func:`gbistat.training.background_export.export_background`.
 
     Raises
     ------
     GbistatError
         If the run is not finished, ONNX and Keras disagree, or the folder cannot be written.
     """
+    from gbistat.training.run import run_kind
+
+    if run_kind(run) == "background":
+        from gbistat.training.background_export import export_background
+
+        return export_background(run, output, overwrite=overwrite)
     from gbistat.training.export import export_ratio
 
     return export_ratio(run, output, overwrite=overwrite)

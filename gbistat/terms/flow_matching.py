@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from gbistat.errors import OptionError, TermError, WindowError
-from gbistat.extras import onnxruntime
 from gbistat.terms.graph import check_graph
+from gbistat.terms.session import make_session, run_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,8 @@ __all__ = ["FlowMatchingDensity", "GraphVelocity", "Velocity"]
 
 AT_ONCE = 16_384
 """Events integrated together: bounds the memory of the Jacobian."""
-DEFAULT_STEPS = 16
+DEFAULT_STEPS = 12
+GRAPH_FILES = ("context.onnx", "velocity.onnx", "flow.onnx")
 
 
 class Velocity(Protocol):
@@ -69,8 +70,8 @@ class GraphVelocity:
     graphs: tuple[bytes, bytes, bytes]
 
     def __post_init__(self) -> None:
-        for name, graph in zip(("context", "velocity", "flow"), self.graphs, strict=True):
-            check_graph(graph, f"{name}.onnx")
+        for file, graph in zip(GRAPH_FILES, self.graphs, strict=True):
+            check_graph(graph, file)
 
     def __getstate__(self) -> dict[str, Any]:
         # Sessions cannot be sent to another process; it makes its own.
@@ -90,20 +91,12 @@ class GraphVelocity:
 
     @cached_property
     def _sessions(self) -> tuple[Any, ...]:
-        runtime = onnxruntime()
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.load_model_format", "ONNX")
-        providers = ["CPUExecutionProvider"]
-        return tuple(runtime.InferenceSession(g, sess_options=options, providers=providers) for g in self.graphs)
+        return tuple(make_session(graph, file) for graph, file in zip(self.graphs, GRAPH_FILES, strict=True))
 
     def _run(self, index: int, x: FloatArray) -> FloatArray:
         session = self._sessions[index]
-        name = session.get_inputs()[0].name
-        (output,) = session.run(None, {name: np.ascontiguousarray(x, dtype=np.float32)})
-        result: FloatArray = output.astype(np.float64)
-        return result
+        columns = session.get_outputs()[0].shape[1]
+        return run_graph(session, x, columns, GRAPH_FILES[index])
 
 
 @dataclass(frozen=True, eq=False)
