@@ -358,7 +358,10 @@ def run_training(
 def run_background_training(
     card: Path, run: Path, *, events: Path | None = None, progress: Callable[[float, str], None] | None = None
 ) -> tuple[str, ...]:
-    """Train a sideband generator and draw its losses; see :func:`gbistat.training.background.train_background`.
+    """Train a generator and draw its losses.
+
+    A card of kind ``background`` is a sideband flow (:func:`gbistat.training.background.train_background`), one of kind
+    ``sigma`` a flow-matching model of all the data (:func:`gbistat.training.sigma_model.train_sigma_card`).
 
     Returns
     -------
@@ -373,7 +376,16 @@ def run_background_training(
     from gbistat.plotting.losses import save_losses
     from gbistat.training.background import train_background
     from gbistat.training.background_card import load_background_card
+    from gbistat.training.card import read_yaml
 
+    if read_yaml(card).get("kind") == "sigma":
+        from gbistat.training.sigma_card import load_sigma_card
+        from gbistat.training.sigma_model import train_sigma_card
+
+        trained = train_sigma_card(load_sigma_card(card), run, events=events, progress=progress)
+        losses = [(epoch.loss, epoch.validation_loss) for epoch in trained.history()]
+        save_losses([losses], run / "losses.png", label="flow-matching loss")
+        return ()
     done = train_background(load_background_card(card), run, events=events, progress=progress)
     members = range(done.card.optimiser.members)
     histories = [[(e.loss, e.validation_loss) for e in done.member(member).history()] for member in members]
@@ -394,7 +406,12 @@ def run_export(run: Path, output: Path, *, overwrite: bool = False) -> LoadedMod
     """
     from gbistat.training.run import run_kind
 
-    if run_kind(run) == "background":
+    kind = run_kind(run)
+    if kind == "sigma":
+        from gbistat.training.sigma_model import export_sigma
+
+        return export_sigma(run, output, overwrite=overwrite)
+    if kind == "background":
         from gbistat.training.background_export import export_background
 
         return export_background(run, output, overwrite=overwrite)

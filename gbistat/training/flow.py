@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from gbistat.training.sidebands import SidebandPool
     from gbistat.typing import FloatArray, Json
 
-__all__ = ["Flow", "FlowScaling", "build_flow", "compile_flow", "log_density", "sample_flow"]
+__all__ = [
+    "Flow",
+    "FlowScaling",
+    "build_flow",
+    "compile_flow",
+    "features_of",
+    "log_density",
+    "logits_of",
+    "sample_flow",
+]
 
 AT_ONCE = 16_384
 
@@ -101,7 +110,7 @@ def build_flow(flow: FlowSpec, scaling: FlowScaling, *, entropy: list[int], name
     n = len(scaling.transform)
     layers = make_layers(n, flow, entropy=entropy)
     inputs = library.Input((1 + n,), name="x")
-    hidden, log_slope = _forward(inputs[:, 1:], scaling.transform)
+    hidden, log_slope = logits_of(inputs[:, 1:], scaling.transform)
     condition = _condition(inputs[:, :1], scaling)
     for layer in layers:
         hidden, term = layer.forward(condition, hidden)
@@ -117,14 +126,14 @@ def _build_sampler(layers: list[AutoregressiveLayer], scaling: FlowScaling, name
     condition, hidden = _condition(inputs[:, :1], scaling), inputs[:, 1:]
     for layer in reversed(layers):
         hidden = layer.inverse(condition, hidden)
-    return library.Model(inputs, _backward(hidden, scaling.transform), name=f"{name}_sampler")
+    return library.Model(inputs, features_of(hidden, scaling.transform), name=f"{name}_sampler")
 
 
 def _condition(mass: Any, scaling: FlowScaling) -> Any:
     return (keras().ops.log(mass) - scaling.log_mass_mean) * (1.0 / scaling.log_mass_deviation)
 
 
-def _forward(x: Any, transform: FeatureTransform) -> tuple[Any, Any]:
+def logits_of(x: Any, transform: FeatureTransform) -> tuple[Any, Any]:
     """Standardised logits, shape (n, d), and the log of their derivative summed over features, shape (n, 1)."""
     ops = keras().ops
     below, above = ops.log(x - _row(transform.low)), ops.log(ops.subtract(_row(transform.high), x))
@@ -134,7 +143,7 @@ def _forward(x: Any, transform: FeatureTransform) -> tuple[Any, Any]:
     return z, constant - ops.sum(below + above, axis=1, keepdims=True)
 
 
-def _backward(z: Any, transform: FeatureTransform) -> Any:
+def features_of(z: Any, transform: FeatureTransform) -> Any:
     """Features from standardised logits, measured from the nearer end."""
     ops = keras().ops
     z = z * _row(transform.std) + _row(transform.mean)

@@ -211,7 +211,7 @@ def start_run(
 
 
 def run_kind(directory: str | Path) -> str:
-    """What was trained in the folder of a run: ``ratio`` or ``background``.
+    """What was trained in the folder of a run: ``ratio``, ``background`` or ``sigma``.
 
     Raises
     ------

@@ -23,18 +23,17 @@ make the divergence that of another function), a cosine learning rate instead of
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gbistat.data.transforms import FeatureTransform
 from gbistat.errors import EventsError, FitFailed, OptionError, OutputError
 from gbistat.training.environment import keras, library_versions
-from gbistat.training.run import write_json
+from gbistat.training.run import RUN_SCHEMA, read_json, write_json
 from gbistat.training.velocity import build_velocity
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SigmaEpoch", "SigmaOptions", "SigmaRun", "load_sigma_run", "scaled_mass", "train_sigma"]
 
-SIGMA_SCHEMA: Final = "gbistat.sigma-run/1"
 MARGIN = 1e-3
 
 
@@ -59,8 +57,9 @@ class SigmaOptions:
     context : int
         Width of the context c(m).
     mass_frequencies, time_frequencies : int
-        Frequencies of the embeddings: ``cos, sin(2^k pi u)`` of the scaled mass, ``cos, sin(k pi t)`` of the time. Six
-        octaves over the range of ln m resolve a few per cent in the mass: a narrow signal stays in its own context.
+        Frequencies of the embeddings: ``cos, sin(2^k pi u)`` of the scaled mass, ``cos, sin(k pi t)`` of the time. More
+        frequencies keep a narrow signal closer to its own context and make the context at an edge, which the whole window
+        hangs on, noisier: on 100,000 simulated dijets 3 did better than 6.
     path_width : float
         s of the paths.
     epochs, batch_size : int
@@ -82,7 +81,7 @@ class SigmaOptions:
     width: int = 128
     blocks: int = 3
     context: int = 64
-    mass_frequencies: int = 6
+    mass_frequencies: int = 3
     time_frequencies: int = 3
     path_width: float = 1e-3
     epochs: int = 160
@@ -210,13 +209,7 @@ class SigmaRun:
 
     def _index(self) -> Json:
         file = self.directory / "history.json"
-        if not file.is_file():
-            return {}
-        try:
-            index: Json = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as problem:
-            raise OutputError(f"{file} cannot be read ({problem}); train again in a new folder") from None
-        return index
+        return read_json(file) if file.is_file() else {}
 
 
 def scaled_mass(mass: FloatArray, mass_range: tuple[float, float]) -> FloatArray:
@@ -334,13 +327,15 @@ def load_sigma_run(directory: str | Path) -> SigmaRun:
         If it is not the folder of a SIGMA run, or is damaged.
     """
     folder = Path(directory)
-    file = folder / "sigma.json"
+    file = folder / "run.json"
     if not file.is_file():
-        raise OutputError(f"{folder} is not the folder of a SIGMA training: it has no sigma.json")
+        raise OutputError(f"{folder} is not the folder of a training run: it has no run.json; run the training first")
+    data = read_json(file)
+    if (data.get("schema"), data.get("kind")) != (RUN_SCHEMA, "sigma"):
+        raise OutputError(
+            f"{file} is of schema {data.get('schema')!r} and kind {data.get('kind')!r}; this needs {RUN_SCHEMA!r} and 'sigma'"
+        )
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        if data["schema"] != SIGMA_SCHEMA:
-            raise OutputError(f"{file} has schema {data['schema']!r}; this gbistat reads {SIGMA_SCHEMA!r}")
         low, high = data["mass_range"]
         transform = FeatureTransform.from_dict(data["transform"])
         return SigmaRun(folder, SigmaOptions(**data["options"]), transform, (low, high), data["record"])
@@ -377,7 +372,7 @@ def _span(m: FloatArray) -> tuple[float, float]:
 
 def _start(folder: Path, run: SigmaRun) -> SigmaRun:
     """Make the folder of a run, or find it again."""
-    if (folder / "sigma.json").is_file():
+    if (folder / "run.json").is_file():
         found = load_sigma_run(folder)
         if found.options != run.options:
             raise OutputError(f"{folder} holds a run with other options; choose another folder, or give the same")
@@ -388,9 +383,10 @@ def _start(folder: Path, run: SigmaRun) -> SigmaRun:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(
-            folder / "sigma.json",
+            folder / "run.json",
             {
-                "schema": SIGMA_SCHEMA,
+                "schema": RUN_SCHEMA,
+                "kind": "sigma",
                 "options": asdict(run.options),
                 "transform": run.transform.to_dict(),
                 "mass_range": list(run.mass_range),

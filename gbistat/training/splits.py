@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gbistat.data.events import Events
     from gbistat.training.background_card import BackgroundCard
     from gbistat.training.card import BackgroundSample, Fractions, RatioCard, SignalSample
+    from gbistat.training.sigma_card import SigmaCard
     from gbistat.typing import IntArray, Json
 
 __all__ = ["PARTS", "Sample", "read_sample", "split_indices"]
@@ -105,7 +106,7 @@ def split_indices(n_events: int, fractions: Fractions, *, seed: int, file: str) 
 
 
 def read_sample(
-    folder: str | Path, sample: BackgroundSample | SignalSample, card: RatioCard | BackgroundCard
+    folder: str | Path, sample: BackgroundSample | SignalSample, card: RatioCard | BackgroundCard | SigmaCard
 ) -> Sample:
     """Read a file of the card and split it.
 
