@@ -24,7 +24,9 @@ import yaml
 from pydantic import Discriminator, Field, Tag
 
 from gbistat.data.events import ENERGY_UNITS
-from gbistat.errors import CardError, OptionError
+from gbistat.errors import CardError, ModelError, OptionError, nearest
+from gbistat.fit.generated import GeneratedBackground
+from gbistat.terms.generator import GeneratorTerm
 from gbistat.terms.model_spec import BackgroundOrder, BackgroundSpec, ModelSpec
 from gbistat.terms.store import LoadedModel, inline_model, load_model
 from gbistat.terms.validation import Interval, Record, Text, validate
@@ -76,6 +78,7 @@ class RunCard(Record):
     schema_name: Literal["gbistat.card/1"] = Field(default=CARD_SCHEMA, alias="schema")
     model: ModelEntry | None = None
     events: EventsCard | None = None
+    background: Text | None = None
     windows: Annotated[tuple[Interval, ...], Field(min_length=1)] | None = None
     cl: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     background_order: BackgroundOrder | None = None
@@ -121,12 +124,15 @@ class RunOptions:
         In GeV; at least one.
     cl : float
         Confidence level of limits and of the wider interval.
+    background : GeneratedBackground, optional
+        A sideband generator, in place of the model's own reference events.
     """
 
     model: LoadedModel
     source: EventsSource
     windows: tuple[tuple[float, float], ...]
     cl: float = 0.95
+    background: GeneratedBackground | None = None
 
 
 def demo_events() -> Path:
@@ -173,6 +179,8 @@ def read_card(path: str | Path) -> RunCard:
         updates["events"] = card.events.model_copy(update={"path": str(file.parent / card.events.path)})
     if isinstance(card.model, str) and (file.parent / card.model / "model.json").is_file():
         updates["model"] = str(file.parent / card.model)
+    if card.background is not None and (file.parent / card.background / "model.json").is_file():
+        updates["background"] = str(file.parent / card.background)
     return card.model_copy(update=updates)
 
 
@@ -188,6 +196,7 @@ def resolve_options(
     windows: Sequence[tuple[float, float]] = (),
     cl: float | None = None,
     background_order: str | int | None = None,
+    background: str | Path | None = None,
 ) -> RunOptions:
     """Put a card and explicit choices together; explicit ones win, and the shipped model and events fill the rest.
 
@@ -198,7 +207,7 @@ def resolve_options(
     OptionError
         If the confidence level is not between 0 and 1, or the order of the background is none.
     ModelError, TermError
-        If the model cannot be loaded, or its background has no order to choose.
+        If the model or the background cannot be loaded, they do not go together, or there is no order to choose.
     """
     card = card or RunCard()
     chosen = model if model is not None else card.model
@@ -218,7 +227,33 @@ def resolve_options(
     level = cl if cl is not None else (card.cl if card.cl is not None else 0.95)
     if not 0.0 < level < 1.0:
         raise OptionError(f"confidence level {level:g} must lie between 0 and 1, for example 0.95")
-    return RunOptions(loaded, source, tuple((float(a), float(b)) for a, b in chosen_windows), level)
+    chosen_background = background if background is not None else card.background
+    generated = None if chosen_background is None else _background(chosen_background, loaded)
+    return RunOptions(loaded, source, tuple((float(a), float(b)) for a, b in chosen_windows), level, generated)
+
+
+def _background(name_or_path: str | Path, model: LoadedModel) -> GeneratedBackground:
+    """Generator of an exported background, for a model."""
+    loaded = load_model(name_or_path)
+    term = loaded.spec.background.features
+    if term is None:
+        raise ModelError(
+            f"the model {loaded.name!r} has no generator of background features (background.features); give a model that "
+            "'gbistat train background' and 'gbistat export' made"
+        )
+    own, other = model.spec, loaded.spec
+    if (own.mass.name, own.mass.unit) != (other.mass.name, other.mass.unit):
+        raise ModelError(
+            f"the background {other.name!r} has the mass {other.mass.name!r} in {other.mass.unit}, and the model {own.name!r} "
+            f"{own.mass.name!r} in {own.mass.unit}; they must be the same"
+        )
+    missing = [name for name in own.features if name not in other.features]
+    if missing:
+        raise ModelError(
+            f"the background {other.name!r} does not make the feature {missing[0]!r} of the model {own.name!r}; "
+            f"{nearest(missing[0], other.features)}"
+        )
+    return GeneratedBackground(GeneratorTerm(loaded.terms[term]), other.name, loaded.sha256, other.window)
 
 
 def _with_order(model: LoadedModel, order: str | int | None) -> LoadedModel:

@@ -77,6 +77,7 @@ def prepare(
     card: RunCard | None = None,
     unit: str | None = None,
     mapping: Mapping[str, str] | None = None,
+    background: str | Path | None = None,
 ) -> Analysis:
     """Likelihood of one window: read events, fit the sidebands, evaluate the networks once.
 
@@ -94,6 +95,9 @@ def prepare(
         Energy unit of the file.
     mapping : mapping, optional
         Names in gbistat to names in the file.
+    background : str or path, optional
+        Name of a shipped sideband generator or folder of an exported one, whose samples take the place of the
+        model's reference events.
 
     Returns
     -------
@@ -106,7 +110,9 @@ def prepare(
         Whatever is wrong with the model, the events or the window.
     """
     windows = () if window is None else (window,)
-    options = resolve_options(card, model=model, events=events, unit=unit, mapping=mapping, windows=windows)
+    options = resolve_options(
+        card, model=model, events=events, unit=unit, mapping=mapping, windows=windows, background=background
+    )
     return _analyse(options, _read(options), load_reference(options.model), options.windows[0])
 
 
@@ -176,7 +182,7 @@ def _analyse(options: RunOptions, events: Events, pool: Events | None, window: t
     spec = options.model.spec
     scale = ENERGY_UNITS["GeV"] / ENERGY_UNITS[spec.mass.unit]
     chosen = MassWindow(window[0] * scale, window[1] * scale, spec.mass.unit)
-    return build_analysis(spec, events, chosen, terms=options.model.terms, pool=pool)
+    return build_analysis(spec, events, chosen, terms=options.model.terms, pool=pool, background=options.background)
 
 
 def _over_windows(

@@ -33,6 +33,11 @@ _OPTIONS = (
     ),
     click.option("--events", type=click.Path(path_type=Path), help="File of events: .h5, .root, .parquet or .npz."),
     click.option("--model", help="Name of a shipped model, or folder of an exported one."),
+    click.option(
+        "--background",
+        help="Name of a shipped sideband generator, or folder of an exported one: reference events and the normalisation "
+        "of the ratio come from its samples.  [default: the model's own reference events]",
+    ),
     click.option("--unit", help="Energy unit of the file of events, for example TeV.  [default: GeV]"),
     click.option(
         "--map", "mapping", multiple=True, metavar="NAME=COLUMN", help="Name of a mass or feature in the file: mass=M."
@@ -70,6 +75,7 @@ def run_options(
     windows: tuple[tuple[float, float], ...],
     events: Path | None,
     model: str | None,
+    background: str | None,
     unit: str | None,
     mapping: tuple[str, ...],
     weights: str | None,
@@ -108,4 +114,5 @@ def run_options(
         windows=windows,
         cl=cl,
         background_order=background_order,
+        background=background,
     )

@@ -91,6 +91,7 @@ def _common(outcome: FitOutcome) -> Json:
         "unit": "GeV",
         "n_events": len(outcome.analysis.events),
         "poi": outcome.poi,
+        "background": outcome.analysis.background,
     }
 
 

@@ -101,13 +101,13 @@ class FlowOptimiserSpec(Record):
     """
 
     members: AtLeastOne = 5
-    epochs: AtLeastOne = 60
+    epochs: AtLeastOne = 32
     batch_size: AtLeastOne = 512
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 5e-4
     weight_decay: NonNegative = 0.0
     clip_norm: Positive = 10.0
-    patience: AtLeastOne = 20
-    average: AtLeastOne = 10
+    patience: AtLeastOne = 12
+    average: AtLeastOne = 8
 
 
 class BackgroundPart(Record):

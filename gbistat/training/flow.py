@@ -175,12 +175,22 @@ def _minus(_: Any, log_prob: Any) -> Any:
 
 def log_density(flow: Flow, x: FloatArray) -> FloatArray:
     """ln p at raw mass and features, shape (n, 1 + d), in float64."""
-    output = flow.density.predict(x.astype(np.float32), batch_size=AT_ONCE, verbose=0)
-    result: FloatArray = np.asarray(output, dtype=np.float64)[:, 0]
-    return result
+    if flow.density.compiled:
+        # Compiled once for the shape of a batch: what every epoch of a training needs.
+        output = flow.density.predict(x.astype(np.float32), batch_size=AT_ONCE, verbose=0)
+        return np.asarray(output, dtype=np.float64)[:, 0]
+    return _evaluate(flow.density, x)[:, 0]
 
 
 def sample_flow(flow: Flow, x: FloatArray) -> FloatArray:
     """Features from mass and latent numbers, shape (n, 1 + d), in float64."""
-    output = flow.sampler.predict(x.astype(np.float32), batch_size=AT_ONCE, verbose=0)
-    return np.asarray(output, dtype=np.float64)
+    return _evaluate(flow.sampler, x)
+
+
+def _evaluate(network: Any, x: FloatArray) -> FloatArray:
+    """Output of a network, batch by batch and operation by operation: compiling it for one use takes longer."""
+    ops = keras().ops
+    batches = np.array_split(x.astype(np.float32), max(1, math.ceil(len(x) / AT_ONCE)))
+    return np.concatenate(
+        [np.asarray(ops.convert_to_numpy(network(batch, training=False)), dtype=np.float64) for batch in batches]
+    )

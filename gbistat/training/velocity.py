@@ -71,12 +71,14 @@ def build_velocity(options: SigmaOptions, n_features: int, *, seed: int) -> Any:
         Input ``[y, t, u]`` of shape (n, d + 2) with the scaled mass u, output the velocity, shape (n, d).
     """
     library = keras()
-    layers = _make_layers(options, n_features, seed)
+    layers = _make_layers(options, n_features)
     inputs = library.Input((n_features + 2,), name="x")
     y, t, u = inputs[:, :n_features], inputs[:, n_features : n_features + 1], inputs[:, n_features + 1 :]
     context = _context(layers, u, options)
     output, _ = _velocity(layers, y, t, context, options, divergence=False)
-    return library.Model(inputs, output, name="velocity_of_mass")
+    network = library.Model(inputs, output, name="velocity_of_mass")
+    _draw_weights(layers, seed)
+    return network
 
 
 def split_models(network: Any, options: SigmaOptions) -> VelocityModels:
@@ -96,13 +98,11 @@ def split_models(network: Any, options: SigmaOptions) -> VelocityModels:
     )
 
 
-def _make_layers(options: SigmaOptions, n_features: int, seed: int) -> dict[str, Any]:
+def _make_layers(options: SigmaOptions, n_features: int) -> dict[str, Any]:
     library = keras()
-    seeds = iter(np.random.default_rng([seed, 0]).integers(2**31 - 1, size=8 + 5 * options.blocks))
 
-    def dense(name: str, width: int, *, bias: bool = False, activation: str | None = None, scale: float = 1.0) -> Any:
-        start = library.initializers.VarianceScaling(scale, "fan_avg", "uniform", seed=int(next(seeds)))
-        return library.layers.Dense(width, activation=activation, use_bias=bias, kernel_initializer=start, name=name)
+    def dense(name: str, width: int, *, bias: bool = False, activation: str | None = None) -> Any:
+        return library.layers.Dense(width, activation=activation, use_bias=bias, name=name)
 
     width = options.width
     layers = [
@@ -120,10 +120,20 @@ def _make_layers(options: SigmaOptions, n_features: int, seed: int) -> dict[str,
             dense(f"block_{k}_time", width, bias=True),
             dense(f"block_{k}_context", width),
             dense(f"block_{k}_gate", width, bias=True),
-            # Small, so that a block starts near the identity.
-            dense(f"block_{k}_out", width, scale=0.1),
+            dense(f"block_{k}_out", width),
         ]
     return {layer.name: layer for layer in layers}
+
+
+def _draw_weights(layers: dict[str, Any], seed: int) -> None:
+    """Glorot's uniform start values from numpy: the same on every backend."""
+    rng = np.random.default_rng([seed, 0])
+    for name, layer in layers.items():
+        kernel, *bias = layer.get_weights()
+        # Small, so that a block starts near the identity.
+        limit = math.sqrt((0.6 if name.endswith("_out") else 6.0) / sum(kernel.shape))
+        start = rng.uniform(-limit, limit, kernel.shape).astype(kernel.dtype)
+        layer.set_weights([start, *(np.zeros_like(array) for array in bias)])
 
 
 def _context(layers: dict[str, Any], u: Any, options: SigmaOptions) -> Any:

@@ -149,7 +149,7 @@ def test_wrong_options() -> None:
 def test_model_and_card_ask_for_an_order() -> None:
     base = {"mass": {"shape": "dijet", "options": {"n_parameters": 2}}, "fit_range": [2800.0, 7000.0]}
     spec = resolve_options(RunCard(), windows=[(3300.0, 3700.0)]).model.spec
-    signal_only = spec.model_copy(update={"signal": spec.signal.model_copy(update={"ratios": ()}), "features": ()})
+    signal_only = spec.model_copy(update={"signal_": spec.signal.model_copy(update={"ratios": ()}), "features": ()})
     events = dijets(20_000, 3, 1)
     for order, size in ((None, 2), (4, 4), ("auto", 3), ("bic", 3)):
         background = validate(BackgroundSpec, {**base, "order": order}, error=ModelError, where="background")

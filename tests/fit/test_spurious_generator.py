@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gbistat.data.events import Events
 from gbistat.errors import ModelError, WindowError
-from gbistat.fit.generated import generated_events, spurious_signal
+from gbistat.fit.spurious import generated_events, spurious_signal
 from gbistat.terms.metadata import TermMetadata
 from gbistat.terms.model_spec import ModelSpec
 from gbistat.terms.network import NetworkTerm
@@ -134,6 +134,6 @@ def test_what_cannot_be_measured() -> None:
     arguments = {"terms": {"exact": ratio()}, "blinded": True, "rng": np.random.default_rng(1)}
     events = background(2000, 1)
     with pytest.raises(ModelError, match="has no ratio in the features"):
-        spurious_signal(spec().model_copy(update={"signal": signal}), events, (180.0, 220.0), Gaussian(), **arguments)
+        spurious_signal(spec().model_copy(update={"signal_": signal}), events, (180.0, 220.0), Gaussian(), **arguments)
     with pytest.raises(WindowError, match="is not inside 120-280 GeV"):
         spurious_signal(spec(), events, (105.0, 150.0), Gaussian(), **arguments)
