@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gbistat.training.two_sample import TwoSampleOptions
     from gbistat.typing import FloatArray
 
-__all__ = ["held_out_likelihood", "normalisation", "region_test"]
+__all__ = ["held_out_likelihood", "likelihood_bins", "normalisation", "region_test"]
 
 SCRAMBLES = 8
 COMPONENTS = 12
@@ -129,15 +129,26 @@ def held_out_likelihood(
     OptionError
         If the edges do not increase.
     """
+    inside = (mass >= edges[0]) & (mass < edges[-1])
+    return likelihood_bins(density.log_prob(features[inside], mass[inside]), mass[inside], edges)
+
+
+def likelihood_bins(log_prob: FloatArray, mass: FloatArray, edges: Sequence[float]) -> tuple[LikelihoodBin, ...]:
+    """As `held_out_likelihood`, from ln p(x|m) of each event.
+
+    Raises
+    ------
+    OptionError
+        If the edges do not increase.
+    """
     grid = np.asarray(edges, dtype=np.float64)
     if grid.size < 2 or np.any(np.diff(grid) <= 0):
         raise OptionError(f"edges {list(edges)} must be two or more increasing masses")
     rows = []
     for low, high in itertools.pairwise(grid.tolist()):
-        inside = (mass >= low) & (mass < high)
-        if not inside.any():
+        values = log_prob[(mass >= low) & (mass < high)]
+        if values.size == 0:
             continue
-        values = density.log_prob(features[inside], mass[inside])
         good = values[np.isfinite(values)]
         mean = float(np.mean(good)) if good.size else math.nan
         error = float(np.std(good, ddof=1) / math.sqrt(good.size)) if good.size > 1 else math.nan
