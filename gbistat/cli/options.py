@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from gbistat.config import RunOptions
 
-__all__ = ["common", "run_options"]
+__all__ = ["common", "run_options", "source"]
 
-_OPTIONS = (
+_SOURCE = (
     click.argument("card", required=False, type=click.Path(path_type=Path)),
     click.option(
         "--card",
@@ -39,22 +39,32 @@ _OPTIONS = (
     ),
     click.option("--weights", help="Column of event weights."),
     click.option("--tree", help="TTree or RNTuple of a ROOT file, key of an HDF5 file, where there are several."),
+)
+_RESULTS = (
     click.option("--cl", type=float, help="Confidence level of limits and of the wider interval.  [default: 0.95]"),
     click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Write plots and JSON there."),
     click.option("--json", "json_path", metavar="FILE", help="Write JSON to a file, or to standard output (-)."),
-    click.option("--debug", is_flag=True, help="Show the traceback of an error."),
 )
+_DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 
 def common(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the shared options to a verb."""
+    """Add the shared options to a verb: where model and events come from, and where results go."""
+    return _add((*_SOURCE, *_RESULTS, _DEBUG), function)
 
+
+def source(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say where model and events come from."""
+    return _add((*_SOURCE, _DEBUG), function)
+
+
+def _add(options: tuple[Callable[..., Any], ...], function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
     decorated: Callable[..., Any] = wrapper
-    for option in reversed(_OPTIONS):
+    for option in reversed(options):
         decorated = option(decorated)
     return decorated
 
@@ -69,7 +79,7 @@ def run_options(
     mapping: tuple[str, ...],
     weights: str | None,
     tree: str | None,
-    cl: float | None,
+    cl: float | None = None,
 ) -> RunOptions:
     """Card and options of the command line as one frozen object.
 
