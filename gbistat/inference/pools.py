@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gbistat.errors import EventsError, ModelError, ParameterError
-from gbistat.inference.toy_terms import Basis, BatchYields, Expansion
+from gbistat.inference.toy_basis import Basis, BatchYields, Expansion
 from gbistat.terms.density import PreparedDensity
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from gbistat.inference.cells import Cells
     from gbistat.inference.pools import Pool
+    from gbistat.inference.toy_basis import Basis, BatchYields
     from gbistat.inference.toy_constraints import BatchConstraint
     from gbistat.inference.toy_information import Fixed
-    from gbistat.inference.toy_terms import Basis, BatchYields
     from gbistat.inference.toy_tests import Toys
     from gbistat.inference.toys import ToyModel
     from gbistat.likelihood.nll import NLL

@@ -260,8 +260,8 @@ def _hold(block: FloatArray, held: BoolArray) -> None:
 def _bent(block: FloatArray, gradient: FloatArray, x: FloatArray) -> FloatArray:
     """Steps of toys whose Hessian does not bend up everywhere.
 
-    Eigenvalues are taken by size, with a floor. Along a flat direction the nll is a straight line (a toy without events): the
-    step is ten times the parameters' size, so that one that falls without end is soon known to.
+    Eigenvalues are taken by size, with a floor. Along a flat direction the nll is a straight line (a toy whose events are all
+    alike): it is followed first, by steps of ten times the parameters' size, so that one that falls without end is soon known.
     """
     diagonal = np.abs(np.einsum("nkk->nk", block))
     scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
@@ -269,6 +269,8 @@ def _bent(block: FloatArray, gradient: FloatArray, x: FloatArray) -> FloatArray:
     slope = np.einsum("nkm,nk->nm", vectors, scale * gradient)
     reach = 10.0 * (1.0 + np.abs(x / scale).max(axis=1))[:, None]
     flat = np.abs(values) < 1e-10
-    along = np.where(flat, np.sign(slope) * reach, slope / np.maximum(np.abs(values), 1e-3))
+    sloping = flat & (np.abs(slope) > 1e-9 * (1.0 + np.abs(slope).max(axis=1))[:, None])
+    along = slope / np.maximum(np.abs(values), 1e-3)
+    along = np.where(sloping, np.sign(slope) * reach, np.where(sloping.any(axis=1)[:, None], 0.0, along))
     direction: FloatArray = scale * np.einsum("nkm,nm->nk", vectors, along)
     return direction

@@ -14,7 +14,7 @@ from gbistat.inference.pools import pool_report
 if TYPE_CHECKING:
     from gbistat.inference.cells import Cells
     from gbistat.inference.pools import PoolReport
-    from gbistat.inference.toy_terms import Basis
+    from gbistat.inference.toy_basis import Basis
     from gbistat.inference.toys import ToyModel
     from gbistat.typing import BoolArray, FloatArray
 

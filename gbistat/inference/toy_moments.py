@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gbistat.inference.toy_terms import BatchYields
+    from gbistat.inference.toy_basis import BatchYields
     from gbistat.typing import BoolArray, FloatArray, IntArray
 
 __all__ = ["MomentDraw", "MomentSampler", "MomentStream", "MomentTerm", "MomentToys", "compiled_loops", "may_compile"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gbistat.errors import FitFailed, ParameterError
-from gbistat.fit.minimize import fit
+from gbistat.fit.minimize import FAR, fit
 from gbistat.inference.toy_fits import FAILED, FITTED, UNBOUNDED, BatchFit, fit_batch
 from gbistat.inference.toy_terms import CellTerm
 from gbistat.likelihood.mixture import Mixture, PreparedComponent
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from gbistat.fit.result import FitResult
     from gbistat.inference.pools import Pool
+    from gbistat.inference.toy_basis import Basis, Expansion
     from gbistat.inference.toy_constraints import BatchConstraint
-    from gbistat.inference.toy_terms import Basis, BatchNLL, Expansion, PointTerm
+    from gbistat.inference.toy_terms import BatchNLL, PointTerm
     from gbistat.likelihood.components import PreparedFactor, Yield
     from gbistat.likelihood.nll import NLL
     from gbistat.typing import BoolArray, FloatArray, IntArray
@@ -281,6 +282,8 @@ def _attempt(nll: NLL, start: FloatArray, free: BoolArray) -> tuple[FitResult, i
         if result.valid:
             return result, FITTED
         last = result
+        if nll.poi not in held and result.value(nll.poi) < -FAR:
+            return result, UNBOUNDED
     if last is not None and nll.poi not in held and _falls_without_end(nll, start, held):
         return last, UNBOUNDED
     return None

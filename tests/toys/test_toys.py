@@ -97,11 +97,9 @@ def test_statistics_of_many_events_follow_their_asymptotic_distributions(toy_bum
 def test_estimates_from_a_small_pool_are_not_biased(toy_bump):
     # sqrt(N / M) = 0.71: without normalisation on the pool, estimates would be off by about that many errors.
     model = toy_bump(10_000, 200.0, n_pool=20_000, seed=11)
-    raw = model.references[0].normalisation - 1.0
     theta = model.theta(mu=0.5, n_bkg=10_000.0)
     toys = toy_statistics(model, theta, [], 20_000, rng=generator(5))
     pulls = (toys.estimate - 0.5) / toys.error
-    assert abs(raw) * 200 / toys.error.mean() / 200 < 1.0
     assert abs(pulls.mean()) < 4 / np.sqrt(20_000) + 0.01
     assert pulls.std() == pytest.approx(1.0, abs=0.03)
 
@@ -218,10 +216,11 @@ def test_a_constrained_background_fluctuates_with_its_measurement(toy_counting):
     free = [p if p.name == "mu" else type(p)(p.name, p.start, 0.0) for p in base.nll.parameters]
     nll = type(base.nll)(free, base.nll.mixtures, [NormalConstraint("n_bkg", 50.0, 10.0)], poi="mu")
     model = ToyModel.from_nll(nll, base.references)
-    toys = toy_statistics(model, model.theta(mu=5.0), [], 20_000, rng=generator(11))
+    # A true background that is not the measured one: the measurement fluctuates around the truth.
+    toys = toy_statistics(model, model.theta(mu=5.0, n_bkg=60.0), [], 20_000, rng=generator(11))
     # Variance of N plus that of the background's measurement; 4 errors of a variance from 20,000 toys.
-    assert toys.estimate.var() == pytest.approx(55.0 + 100.0, rel=4 * np.sqrt(2 / 20_000))
-    assert toys.estimate.mean() == pytest.approx(5.0, abs=4 * np.sqrt(155 / 20_000))
+    assert toys.estimate.var() == pytest.approx(65.0 + 100.0, rel=4 * np.sqrt(2 / 20_000))
+    assert toys.estimate.mean() == pytest.approx(5.0, abs=4 * np.sqrt(165 / 20_000))
 
 
 # Seeds, batches, files.
