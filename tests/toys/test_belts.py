@@ -74,6 +74,16 @@ class TestPublishedTables:
                 if (float(b), n) not in exceptions:
                     assert round(high, 2) == printed, (b, n)
 
+    def test_nothing_observed_at_90(self, published: dict[str, Any]) -> None:
+        table = published["poisson_90_none"]
+        exceptions = {e["b"] for e in published["grid_exceptions"] if e["n"] == 0}
+        for b, printed in zip(table["b"], table["high"], strict=True):
+            low, high = ends(poisson_interval(0, b, cl=0.90, published=True))
+            assert low == 0.0
+            assert abs(high - printed) < PRINTED, b
+            if b not in exceptions:
+                assert round(high, 2) == printed, b
+
     def test_sensitivity_is_the_mean_of_printed_ends(self, published: dict[str, Any]) -> None:
         table = published["sensitivity"]
         for cl in ("0.90", "0.6827"):

@@ -16,7 +16,9 @@ from scipy.special import gammaln, xlogy
 from gbistat.data.events import Events
 from gbistat.data.window import MassWindow
 from gbistat.errors import FitFailed, OptionError
+from gbistat.fit.minimize import fit
 from gbistat.inference.belts import gaussian_interval, poisson_interval
+from gbistat.inference.critical import CriticalOptions, fit_critical_values, latin_hypercube, throw_design
 from gbistat.inference.mass_scans import JointStatistic, MassGrid
 from gbistat.inference.neyman import NeymanScan, neyman_interval
 from gbistat.inference.neyman_problem import NeymanProblem, bounded_threshold, problem_of_toys
@@ -397,10 +399,8 @@ class TestMassScans:
 
     def test_joint_statistic_is_the_likelihood_ratio(self) -> None:
         nll, model = bump(300.0, 30.0, 61, free_mass=True)
-        grid = MassGrid(("m_X",), np.linspace(3.0, 5.0, 81)[:, None])
+        grid = MassGrid(("m_X",), np.linspace(3.0, 5.0, 41)[:, None])
         joint = JointStatistic(model, grid, model.theta())
-        from gbistat.fit.minimize import fit
-
         best = fit(nll, start=nll.start_vector(mu=30.0)).raise_if_invalid()
         for mu, mass in ((20.0, 4.2), (45.0, 3.8), (0.0, 4.0)):
             held = fit(nll, fixed={"mu": mu, "m_X": mass}).raise_if_invalid()
@@ -410,6 +410,25 @@ class TestMassScans:
         values = joint(np.array([30.0, 4.0]), 30, rng=np.random.default_rng(2))
         assert values.shape == (30,)
         assert (values >= -1e-6).all()
+
+    @pytest.mark.slow
+    def test_one_campaign_for_mu_and_mass(self) -> None:
+        # Smooth critical values of the joint statistic against brute force at two points, as probabilities: 1000 toys there
+        # have an error of 0.01, and the surface from 1800 toys one of about 0.015.
+        _, model = bump(300.0, 30.0, 61, free_mass=True)
+        joint = JointStatistic(model, MassGrid(("m_X",), np.linspace(3.0, 6.0, 11)[:, None]), model.theta())
+        design = latin_hypercube([0.0, 3.3], [60.0, 5.7], 45, rng=np.random.default_rng(71))
+        points, t = throw_design(joint, design, rng=np.random.default_rng(72), toys_per_point=40)
+        surface = fit_critical_values(
+            points, t, cls=(0.90,), low=[0.0, 3.3], high=[60.0, 5.7], options=CriticalOptions(pieces=3)
+        )
+        for point in ([10.0, 5.2], [40.0, 3.8]):
+            toys = joint(np.array(point), 1000, rng=np.random.default_rng(73))
+            value = float(surface.value(np.array([point]), 0.90)[0])
+            assert float((toys <= value).mean()) == pytest.approx(0.90, abs=0.05)
+        # The truth is in the set, a mass without any excess at this strength is not.
+        there = np.array([[30.0, 4.0], [30.0, 5.5]])
+        assert surface.accepts(there, joint.observed(there), 0.90).tolist() == [True, False]
 
     def test_errors(self) -> None:
         with pytest.raises(OptionError, match="hypotheses of shape"):
