@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from gbistat.config import RunOptions
 
-__all__ = ["common", "run_options", "source"]
+__all__ = ["common", "method", "run_options", "source"]
 
 _SOURCE = (
     click.argument("card", required=False, type=click.Path(path_type=Path)),
@@ -45,12 +45,32 @@ _RESULTS = (
     click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Write plots and JSON there."),
     click.option("--json", "json_path", metavar="FILE", help="Write JSON to a file, or to standard output (-)."),
 )
+_METHOD = (
+    click.option(
+        "--method",
+        type=click.Choice(["profile", "feldman-cousins", "neyman", "cls", "cls-toys"]),
+        help="Of intervals on the parameter of interest; feldman-cousins, neyman and cls-toys throw toys.  [default: profile]",
+    ),
+    click.option("--seed", type=click.IntRange(min=0), help="Seed of toys.  [default: 1]"),
+    click.option("--precision", type=float, help="Relative Monte Carlo error at which toys stop.  [default: 0.02]"),
+    click.option("--min-toys", type=int, help="Least toys at a tested value."),
+    click.option("--max-toys", type=int, help="Most toys: for an interval, or at a tested value of cls-toys."),
+    click.option(
+        "--form", type=click.Choice(["compressed", "exact"]), help="Of toys: cells or events.  [default: compressed]"
+    ),
+    click.option("--jobs", type=int, help="Processes that throw toys; the result does not depend on it.  [default: 1]"),
+)
 _DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 
 def common(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the shared options to a verb: where model and events come from, and where results go."""
     return _add((*_SOURCE, *_RESULTS, _DEBUG), function)
+
+
+def method(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how intervals on the parameter of interest are made."""
+    return _add(_METHOD, function)
 
 
 def source(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,6 +100,8 @@ def run_options(
     weights: str | None,
     tree: str | None,
     cl: float | None = None,
+    method: str | None = None,
+    **toys: int | float | str | None,
 ) -> RunOptions:
     """Card and options of the command line as one frozen object.
 
@@ -111,4 +133,5 @@ def run_options(
         tree=tree,
         windows=windows,
         cl=cl,
+        method={"name": method, **toys},
     )

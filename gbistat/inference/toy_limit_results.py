@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import ndtr
 
 from gbistat.errors import OptionError
 
@@ -80,6 +81,11 @@ class ToyPValue:
     observed: float
     asymptotic: float
     notes: tuple[str, ...] = ()
+
+    @property
+    def p_at_most(self) -> float:
+        """One-sided 95 % upper limit on p."""
+        return float(ndtr(-self.z_at_least))
 
     @property
     def agrees(self) -> bool:
