@@ -103,6 +103,7 @@ class RunCard(Record):
     windows: Annotated[tuple[Interval, ...], Field(min_length=1)] | None = None
     cl: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     method: Annotated[MethodCard, BeforeValidator(_named)] | None = None
+    ensemble: Literal["mean", "profiled"] | None = None
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,7 @@ def resolve_options(
     windows: Sequence[tuple[float, float]] = (),
     cl: float | None = None,
     method: Mapping[str, object] | None = None,
+    ensemble: Literal["mean", "profiled"] | None = None,
 ) -> RunOptions:
     """Put a card and explicit choices together; explicit ones win, and the shipped model and events fill the rest.
 
@@ -230,6 +232,9 @@ def resolve_options(
     card = card or RunCard()
     chosen = model if model is not None else card.model
     loaded = inline_model(chosen) if isinstance(chosen, ModelSpec) else load_model(chosen or DEFAULT_MODEL)
+    if (treatment := ensemble or card.ensemble) is not None:
+        signal = loaded.spec.signal.model_copy(update={"ensemble": treatment})
+        loaded = replace(loaded, spec=loaded.spec.model_copy(update={"signal": signal}))
     source = _source(card.events, events, loaded)
     source = replace(
         source,

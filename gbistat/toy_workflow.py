@@ -211,7 +211,8 @@ def analyse(options: RunOptions, verb: str) -> Analysis:
         units=dict(source.units),
     )
     named = model.spec if model.directory is None else str(model.directory)
-    return prepare(card=RunCard(model=named, events=events, windows=options.windows))
+    treatment = model.spec.signal.ensemble
+    return prepare(card=RunCard(model=named, events=events, windows=options.windows, ensemble=treatment))
 
 
 def prepare_toys(options: RunOptions, request: ToysRequest, *, steps: Steps = _silent) -> PreparedToys:
@@ -270,6 +271,7 @@ def data_settings(options: RunOptions, analysis: Analysis) -> Json:
         "window": list(options.windows[0]),
         "events_sha256": file_sha256(options.source.path),
         "n_events": len(analysis.events),
+        "ensemble": options.model.spec.signal.ensemble,
     }
 
 

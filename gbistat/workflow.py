@@ -197,6 +197,7 @@ def _over_windows(
         source=str(options.source.path),
         n_read=len(events),
         cl=options.cl,
+        ensemble=options.model.spec.signal.ensemble,
         outcomes=tuple(outcomes),
         failures=tuple(failures),
     )

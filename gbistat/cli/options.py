@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -33,6 +33,11 @@ _SOURCE = (
     ),
     click.option("--events", type=click.Path(path_type=Path), help="File of events: .h5, .root, .parquet or .npz."),
     click.option("--model", help="Name of a shipped model, or folder of an exported one."),
+    click.option(
+        "--ensemble",
+        type=click.Choice(["mean", "profiled"]),
+        help="Mean of an ensemble of ratios, or its spread profiled too.  [default: the model's, else mean]",
+    ),
     click.option("--unit", help="Energy unit of the file of events, for example TeV.  [default: GeV]"),
     click.option(
         "--map", "mapping", multiple=True, metavar="NAME=COLUMN", help="Name of a mass or feature in the file: mass=M."
@@ -100,6 +105,7 @@ def run_options(
     weights: str | None,
     tree: str | None,
     cl: float | None = None,
+    ensemble: Literal["mean", "profiled"] | None = None,
     method: str | None = None,
     **toys: int | float | str | None,
 ) -> RunOptions:
@@ -133,5 +139,6 @@ def run_options(
         tree=tree,
         windows=windows,
         cl=cl,
+        ensemble=ensemble,
         method={"name": method, **toys},
     )

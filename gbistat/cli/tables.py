@@ -65,7 +65,8 @@ def show(report: Report) -> None:
     width = 120 if not console.is_terminal else None
     console = Console(highlight=False, width=width)
     console.print(
-        f"model {report.model} (sha256 {report.model_sha256[:12]}), {report.n_read} events in the fit range from {report.source}"
+        f"model {report.model} (sha256 {report.model_sha256[:12]}){', ensemble profiled' if report.ensemble == 'profiled' else ''}, "
+        f"{report.n_read} events in the fit range from {report.source}"
     )
     for outcome in report.outcomes:
         if report.verb == "fit" or not isinstance(outcome, LimitsOutcome):

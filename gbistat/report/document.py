@@ -43,7 +43,7 @@ def document(report: Report) -> Json:
     result: Json = {
         "schema": f"gbistat.{report.verb}/1",
         "version": __version__,
-        "model": {"name": report.model, "sha256": report.model_sha256},
+        "model": {"name": report.model, "sha256": report.model_sha256, "ensemble": report.ensemble},
         "events": {"path": report.source, "n_read": report.n_read},
         "results": [entry(outcome) for outcome in report.outcomes],
     }

@@ -128,6 +128,8 @@ class Report:
         Events read from it.
     cl : float
         Confidence level of limits.
+    ensemble : str
+        "mean", or "profiled" where the spread of ensembles is profiled.
     outcomes : tuple of FitOutcome
         One a window, in order.
     failures : tuple of Failure
@@ -140,5 +142,6 @@ class Report:
     source: str
     n_read: int
     cl: float
+    ensemble: str
     outcomes: tuple[FitOutcome, ...]
     failures: tuple[Failure, ...] = ()
