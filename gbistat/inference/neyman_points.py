@@ -172,7 +172,7 @@ class Thrower:
         rng: np.random.Generator,
         mapper: Callable[..., Iterable[FloatArray]] = map,
     ) -> None:
-        self.statistics = statistics
+        self._throw = _Throw(statistics)
         self.observed = observed
         self.settings = settings
         self.best = best
@@ -216,7 +216,7 @@ class Thrower:
             for which in point.contenders():
                 tasks += [(point, which, min(CHUNK, count - begin)) for begin in range(0, count, CHUNK)]
         results = self.mapper(
-            _Throw(self.statistics),
+            self._throw,
             [point.thetas[which] for point, which, _ in tasks],
             [point.value for point, _, _ in tasks],
             [count for _, _, count in tasks],

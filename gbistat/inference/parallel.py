@@ -78,7 +78,7 @@ class Workers:
 
     Notes
     -----
-    When a process dies (killed, out of memory), what it had in work is done again by new processes. Processes are started afresh
+    Functions are sent once and must not change afterwards. When a process dies (killed, out of memory), what it had in work is done again by new processes. Processes are started afresh
     ("spawn"), so a script must use this below ``if __name__ == "__main__"``. They end with their parent, even a killed one.
     """
 
@@ -89,6 +89,7 @@ class Workers:
         self._folder = tempfile.TemporaryDirectory(prefix="gbistat-")
         self._pool: ProcessPoolExecutor | None = None
         self._pipe: tuple[Connection, Connection] | None = None
+        self._sent: list[tuple[object, str]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +143,7 @@ class Workers:
         OptionError
             If the function cannot be sent to other processes.
         """
-        file = self._store(pickled(function, name))
+        file = self._stored(function, name)
         pending = deque(range(len(items)))
         deaths = 0
         while pending:
@@ -175,6 +176,16 @@ class Workers:
             for future in done:
                 result = future.result()
                 yield running.pop(future), result
+
+    def _stored(self, function: Callable[..., Any], name: str) -> str:
+        """File with a function; one that was sent before is not pickled again."""
+        core = function.function if isinstance(function, _Spread) else function
+        for known, file in self._sent:
+            if known is core:
+                return file
+        file = self._store(pickled(function, name))
+        self._sent = [*self._sent[1 - KEPT_FUNCTIONS :], (core, file)]
+        return file
 
     def _store(self, payload: bytes) -> str:
         """File with a function, from which each process reads it once."""

@@ -71,6 +71,8 @@ class ToyCLs:
         self.model = model
         self.rule = rule
         self._mapper = mapper
+        # One object, so that it is sent to other processes once.
+        self._throw = partial(_throw, model)
         self._seeds = rng.spawn(2)
         self._background_seed = self._seeds[0].bit_generator.seed_seq
         self._null = model.profiled(0.0)
@@ -258,7 +260,7 @@ class ToyCLs:
             if missing > 0:
                 work.append((self.model.profiled(test.value), test, missing, self._seeds[1].spawn(1)[0]))
         if work:
-            thrown = self._mapper(partial(_throw, self.model), *zip(*work, strict=True))
+            thrown = self._mapper(self._throw, *zip(*work, strict=True))
             for (_, test, _, _), toys in zip(work, thrown, strict=True):
                 self._signal[test.value].append(toys)
         background = self._background_columns(tests, n)
