@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from gbistat.data.events import ENERGY_UNITS
 from gbistat.errors import CardError, ModelError, OptionError, nearest
 from gbistat.fit.generated import GeneratedBackground
+from gbistat.inference.method_options import MethodOptions
 from gbistat.terms.generator import GeneratorTerm
 from gbistat.terms.model_spec import BackgroundOrder, BackgroundSpec, ModelSpec
 from gbistat.terms.store import LoadedModel, inline_model, load_model
-from gbistat.terms.validation import Interval, Record, Text, validate
+from gbistat.terms.validation import Count, Interval, Positive, Record, Text, validate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,6 +73,29 @@ def _which(value: Any) -> str:
 ModelEntry = Annotated[Annotated[Text, Tag("name")] | Annotated[ModelSpec, Tag("inline")], Discriminator(_which)]
 
 
+class MethodCard(Record):
+    """How intervals on the parameter of interest are made; see :class:`gbistat.inference.methods.MethodOptions`.
+
+    Parameters
+    ----------
+    name : str
+        "profile", "feldman-cousins", "neyman", "cls" or "cls-toys"; a card may give this name alone.
+    seed, precision, min_toys, max_toys, form
+        Of methods by toys.
+    """
+
+    name: Text = "profile"
+    seed: Annotated[int, Field(strict=True, ge=0)] | None = None
+    precision: Positive | None = None
+    min_toys: Count | None = None
+    max_toys: Count | None = None
+    form: Literal["compressed", "exact"] | None = None
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
 class RunCard(Record):
     """Content of a run card; everything may be left out, and the command line overrides it."""
 
@@ -82,6 +106,8 @@ class RunCard(Record):
     windows: Annotated[tuple[Interval, ...], Field(min_length=1)] | None = None
     cl: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     background_order: BackgroundOrder | None = None
+    method: Annotated[MethodCard, BeforeValidator(_named)] | None = None
+    ensemble: Literal["mean", "profiled"] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +150,8 @@ class RunOptions:
         In GeV; at least one.
     cl : float
         Confidence level of limits and of the wider interval.
+    method : MethodOptions
+        How intervals on the parameter of interest are made.
     background : GeneratedBackground, optional
         A sideband generator, in place of the model's own reference events.
     """
@@ -132,6 +160,7 @@ class RunOptions:
     source: EventsSource
     windows: tuple[tuple[float, float], ...]
     cl: float = 0.95
+    method: MethodOptions = field(default_factory=MethodOptions)
     background: GeneratedBackground | None = None
 
 
@@ -197,6 +226,8 @@ def resolve_options(
     cl: float | None = None,
     background_order: str | int | None = None,
     background: str | Path | None = None,
+    method: Mapping[str, object] | None = None,
+    ensemble: Literal["mean", "profiled"] | None = None,
 ) -> RunOptions:
     """Put a card and explicit choices together; explicit ones win, and the shipped model and events fill the rest.
 
@@ -205,7 +236,8 @@ def resolve_options(
     CardError
         If there are no events and the model is not the shipped one, or no window anywhere.
     OptionError
-        If the confidence level is not between 0 and 1, or the order of the background is none.
+        If the confidence level is not between 0 and 1, an option of the method makes no sense, or the order of the background
+        is none.
     ModelError, TermError
         If the model or the background cannot be loaded, they do not go together, or there is no order to choose.
     """
@@ -213,6 +245,9 @@ def resolve_options(
     chosen = model if model is not None else card.model
     loaded = inline_model(chosen) if isinstance(chosen, ModelSpec) else load_model(chosen or DEFAULT_MODEL)
     loaded = _with_order(loaded, background_order if background_order is not None else card.background_order)
+    if (treatment := ensemble or card.ensemble) is not None:
+        signal = loaded.spec.signal.model_copy(update={"ensemble": treatment})
+        loaded = replace(loaded, spec=loaded.spec.model_copy(update={"signal_": signal}))
     source = _source(card.events, events, loaded)
     source = replace(
         source,
@@ -229,7 +264,8 @@ def resolve_options(
         raise OptionError(f"confidence level {level:g} must lie between 0 and 1, for example 0.95")
     chosen_background = background if background is not None else card.background
     generated = None if chosen_background is None else _background(chosen_background, loaded)
-    return RunOptions(loaded, source, tuple((float(a), float(b)) for a, b in chosen_windows), level, generated)
+    ends = tuple((float(a), float(b)) for a, b in chosen_windows)
+    return RunOptions(loaded, source, ends, level, _method(card.method, method or {}), generated)
 
 
 def _background(name_or_path: str | Path, model: LoadedModel) -> GeneratedBackground:
@@ -253,7 +289,15 @@ def _background(name_or_path: str | Path, model: LoadedModel) -> GeneratedBackgr
             f"the background {other.name!r} does not make the feature {missing[0]!r} of the model {own.name!r}; "
             f"{nearest(missing[0], other.features)}"
         )
-    return GeneratedBackground(GeneratorTerm(loaded.terms[term]), other.name, loaded.sha256, other.window)
+    generator = GeneratorTerm(loaded.terms[term])
+    return GeneratedBackground(generator, other.name, loaded.sha256, loaded.directory, other.window)
+
+
+def _method(card: MethodCard | None, explicit: Mapping[str, object]) -> MethodOptions:
+    """Options of the method: those given explicitly, then those of the card."""
+    chosen: dict[str, Any] = {} if card is None else {k: v for k, v in card.model_dump().items() if v is not None}
+    chosen |= {name: value for name, value in explicit.items() if value is not None}
+    return MethodOptions(**chosen)
 
 
 def _with_order(model: LoadedModel, order: str | int | None) -> LoadedModel:

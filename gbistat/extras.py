@@ -12,10 +12,12 @@ from gbistat.errors import MissingExtra
 
 __all__ = [
     "awkward",
+    "distributed",
     "h5py",
     "hist",
     "keras",
     "mplhep",
+    "numba",
     "onnxruntime",
     "pyarrow",
     "pyhf",
@@ -23,6 +25,7 @@ __all__ = [
     "sklearn_ensemble",
     "sklearn_mixture",
     "tensorflow",
+    "threadpoolctl",
     "uproot",
     "vector",
 ]
@@ -91,6 +94,16 @@ def mplhep() -> Any:
     return _load("mplhep", "drawing plots", "gbistat")
 
 
+def distributed() -> Any:
+    """Dask's distributed, which runs toys on a cluster (extra ``cluster``)."""
+    return _load("distributed", "running toys on a Dask cluster", "gbistat[cluster]")
+
+
+def threadpoolctl() -> Any:
+    """threadpoolctl, which sets the number of threads of linear algebra."""
+    return _load("threadpoolctl", "running toys", "gbistat")
+
+
 def tensorflow() -> Any:
     """TensorFlow (extra ``train``)."""
     return _load("tensorflow", "training a network", "gbistat[train]")
@@ -109,3 +122,8 @@ def sklearn_ensemble() -> Any:
 def sklearn_mixture() -> Any:
     """Gaussian mixtures of scikit-learn (extra ``train``), for importance sampling."""
     return _load("sklearn.mixture", "integrating a density", "gbistat[train]")
+
+
+def numba() -> Any:
+    """numba, which compiles loops (extra ``fast``)."""
+    return _load("numba", "compiled loops", "gbistat[fast]")

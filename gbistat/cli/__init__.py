@@ -20,6 +20,11 @@ VERBS = {
     "fit": ("gbistat.cli.results", "Fit mu and the background in a window; profile intervals."),
     "limits": ("gbistat.cli.results", "Intervals, CLs upper limit with expected band, significance, pyhf beside it."),
     "compare": ("gbistat.cli.results", "Unbinned result beside binned ones from pyhf."),
+    "toys": ("gbistat.cli.toys", "Throw toys: on one core, many, or a cluster; merge their files."),
+    "coverage": (
+        "gbistat.cli.coverage",
+        "Measure on toys how often intervals and limits of your model hold the truth.",
+    ),
     "model": ("gbistat.cli.inspect", "Look at exported models."),
     "events": ("gbistat.cli.inspect", "Look at files of events."),
     "train": ("gbistat.cli.training", "Train a network (needs the extra 'train')."),

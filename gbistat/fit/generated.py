@@ -35,6 +35,8 @@ from gbistat.terms.metadata import LogKappa
 from gbistat.terms.network import NetworkTerm
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gbistat.data.window import MassWindow
     from gbistat.likelihood.model import Model
     from gbistat.terms.density import MassDensity
@@ -98,6 +100,8 @@ class GeneratedBackground:
         p_b(x | m).
     name, sha256 : str
         The model that it comes from.
+    directory : Path, optional
+        Its folder.
     blinded : (float, float), optional
         Window whose events it never saw, in the unit of the mass.
     n_events : int
@@ -109,6 +113,7 @@ class GeneratedBackground:
     generator: GeneratorTerm
     name: str
     sha256: str = ""
+    directory: Path | None = None
     blinded: tuple[float, float] | None = None
     n_events: int = N_EVENTS
     seed: int = SEED
