@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from scipy.special import chdtrc, ndtri
 
-from gbistat.config import resolve_options
+from gbistat.config import DEFAULT_MODEL, resolve_options
 from gbistat.data.events import ENERGY_UNITS
 from gbistat.data.read import read_events
 from gbistat.data.window import MassWindow
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Steps",
+    "check_background",
     "prepare",
     "run_background_training",
     "run_compare",
@@ -428,10 +429,13 @@ def run_background_training(
     return done.warnings
 
 
-def run_export(run: Path, output: Path, *, overwrite: bool = False) -> LoadedModel:
+def run_export(
+    run: Path, output: Path, *, overwrite: bool = False, checks: bool = True, events: Path | None = None
+) -> LoadedModel:
     """Export a finished training as a model.
 
-    See :func:`gbistat.training.export.export_ratio` and :func:`gbistat.training.background_export.export_background`.
+    See :func:`gbistat.training.export.export_ratio` and :func:`gbistat.training.background_export.export_background`; a generator
+    is checked after it was written, see `check_background`.
 
     Raises
     ------
@@ -444,11 +448,69 @@ def run_export(run: Path, output: Path, *, overwrite: bool = False) -> LoadedMod
     if kind == "sigma":
         from gbistat.training.sigma_model import export_sigma
 
-        return export_sigma(run, output, overwrite=overwrite)
+        model = export_sigma(run, output, overwrite=overwrite)
+        return check_background(run, model, events=events) if checks else model
     if kind == "background":
         from gbistat.training.background_export import export_background
 
-        return export_background(run, output, overwrite=overwrite)
+        model = export_background(run, output, overwrite=overwrite)
+        return check_background(run, model, events=events) if checks else model
     from gbistat.training.export import export_ratio
 
     return export_ratio(run, output, overwrite=overwrite)
+
+
+def check_background(run: Path, model: LoadedModel, *, events: Path | None = None, seed: int = 1) -> LoadedModel:
+    """Measure an exported generator on events that trained nothing; numbers to ``term.json``, a figure to the run.
+
+    Parameters
+    ----------
+    run : Path
+        Folder of the training; ``checks.png`` is written there.
+    model : LoadedModel
+        What was exported from it; its folder is written again with the numbers.
+    events : Path, optional
+        Folder of the file of events, if they are simulated background: the signal region of the part ``reference`` is compared
+        too, and the shipped ratio looks for spurious signal in windows without signal.
+    seed : int, default 1
+        Of samples and classifiers.
+
+    Returns
+    -------
+    LoadedModel
+        The model with its checks under ``quality``; unchanged if fewer than 500 events were held out.
+
+    Raises
+    ------
+    GbistatError
+        If the run is damaged, the events do not fit its card, or the training extra is not installed.
+    """
+    from gbistat.fit.spurious import spurious_windows
+    from gbistat.plotting.generator import save_generator
+    from gbistat.terms.generator import GeneratorTerm
+    from gbistat.terms.store import load_model, with_checks
+    from gbistat.training.background_checks import FEWEST, check_generator, held_out_events
+
+    generator = GeneratorTerm(model.terms[str(model.spec.background.features)])
+    held_out, truth, spectrum = held_out_events(run, generator, events)
+    if len(held_out) < FEWEST:
+        return model
+    window = (float(model.spec.window[0]), float(model.spec.window[1])) if model.spec.window else (0.0, 0.0)
+    rng = np.random.default_rng(seed)
+    quality = check_generator(
+        lambda span: (generator, span == window),
+        held_out,
+        generator.metadata.feature_names,
+        window=window,
+        unit=generator.metadata.mass.unit,
+        bounds=[(item.low, item.high) for item in generator.metadata.features[1:]],
+        rng=rng,
+        truth=truth,
+    )
+    if spectrum is not None:
+        ratio = load_model(DEFAULT_MODEL)
+        spans = [window, *((region.low, region.high) for region in quality.region("pseudo-window"))]
+        found = spurious_windows(ratio.spec, spectrum, spans, generator, terms=ratio.terms, blinded=window, rng=rng)
+        quality = replace(quality, spurious=found)
+    save_generator(quality, run / "checks.png")
+    return with_checks(model, generator.name, {"quality": quality.to_dict()})

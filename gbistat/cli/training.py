@@ -90,10 +90,17 @@ def _progress() -> Iterator[Callable[[float, str], None] | None]:
     "--output", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="Folder of the model to write."
 )
 @click.option("--overwrite", is_flag=True, help="Replace a model that is there.")
+@click.option(
+    "--events",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of the run's file of events, if they are simulated: a generator is compared with the true background too.",
+)
+@click.option("--no-checks", is_flag=True, help="Do not measure a generator on held-out events.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def export_command(run: Path, output: Path, overwrite: bool, debug: bool) -> None:
+def export_command(run: Path, output: Path, overwrite: bool, events: Path | None, no_checks: bool, debug: bool) -> None:
     """Export a trained RUN as a model: ONNX graphs checked against Keras, and what was measured on held-out events."""
     from gbistat.workflow import run_export
 
-    model = run_export(run, output, overwrite=overwrite)
+    model = run_export(run, output, overwrite=overwrite, checks=not no_checks, events=events)
     click.echo(f"wrote {output}: model {model.name}, sha256 {model.sha256[:12]}")

@@ -17,14 +17,14 @@ from gbistat.likelihood.reference import asimov_nll
 from gbistat.terms.generator_quality import SpuriousWindow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gbistat.terms.model_spec import ModelSpec
     from gbistat.terms.network import NetworkTerm
     from gbistat.terms.protocols import ConditionalDensity
     from gbistat.typing import FloatArray
 
-__all__ = ["generated_events", "spurious_signal"]
+__all__ = ["generated_events", "spurious_signal", "spurious_windows"]
 
 
 def generated_events(
@@ -60,7 +60,7 @@ def spurious_signal(
     terms: Mapping[str, NetworkTerm],
     blinded: bool,
     rng: np.random.Generator,
-    n_generated: int = 50_000,
+    n_generated: int = 200_000,
 ) -> SpuriousWindow:
     """Signal that a likelihood finds in a window without signal, if the generator stands for the background.
 
@@ -84,7 +84,7 @@ def spurious_signal(
         Whether no event of the window trained the generator.
     rng : numpy.random.Generator
         Generated events.
-    n_generated : int, default 50000
+    n_generated : int, default 200000
         How many.
 
     Raises
@@ -146,7 +146,8 @@ def spurious_signal(
         log_mean_ratio=log_mean,
         log_mean_ratio_error=log_mean_error,
         value=-slope * sigma**2 * nominal,
-        error=sigma * nominal,
+        # A shift of ln kappa by delta moves the score by delta times the sum of r / n_bkg, which is about delta.
+        error=math.hypot(sigma, sigma**2 * log_mean_error) * nominal,
         fitted=free.value(poi) * nominal if free.valid else None,
     )
 
@@ -165,3 +166,39 @@ def _without_sigma(term: NetworkTerm) -> NetworkTerm:
         return term
     known = kappa.model_copy(update={"sigma": 0.0})
     return replace(term, metadata=term.metadata.model_copy(update={"log_kappa": known}))
+
+
+def spurious_windows(
+    spec: ModelSpec,
+    events: Events,
+    windows: Sequence[tuple[float, float]],
+    generator: ConditionalDensity,
+    *,
+    terms: Mapping[str, NetworkTerm],
+    blinded: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[SpuriousWindow, ...]:
+    """Spurious signal in each of several windows; those that the model of the signal is not valid in are left out.
+
+    Parameters
+    ----------
+    spec, events, generator, terms, rng
+        As in `spurious_signal`.
+    windows : sequence of (float, float)
+        In the unit of the model.
+    blinded : (float, float)
+        The one window whose events the generator never saw.
+
+    Raises
+    ------
+    GbistatError
+        As `spurious_signal`.
+    """
+    if any(name not in events.names for name in spec.features) or events.mass_name != spec.mass.name:
+        return ()
+    low, high = spec.valid or (0.0, math.inf)
+    return tuple(
+        spurious_signal(spec, events, window, generator, terms=terms, blinded=window == blinded, rng=rng)
+        for window in windows
+        if low <= window[0] and window[1] <= high
+    )

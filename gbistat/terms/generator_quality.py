@@ -130,7 +130,7 @@ class SpuriousWindow:
         ln of the mean of the signal-to-background ratio over generated events; 0 where generator and ratio agree.
     value, error : float
         Signal events that a likelihood normalised with the generator sees: the score estimate at 0, with the statistical
-        error that is expected there.
+        error that is expected there and that of the normalisation.
     fitted : float or None
         Fitted number of signal events; None where the fit failed.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gbistat.data.events import Events
+    from gbistat.typing import Json
 
 __all__ = [
     "LoadedModel",
@@ -41,6 +42,7 @@ __all__ = [
     "save_model",
     "save_term",
     "shipped_models",
+    "with_checks",
 ]
 
 _EXPORT_AGAIN = "copy the folder again or export it again (gbistat export)"
@@ -285,6 +287,37 @@ def load_model(name_or_path: str | Path) -> LoadedModel:
         _check_term(where, spec, name, terms[name].metadata)
     total = sha256("".join(f"{digest}  {file}\n" for file, digest in sorted(hashes.items())).encode())
     return LoadedModel(spec, folder, MappingProxyType(terms), total)
+
+
+def with_checks(model: LoadedModel, term: str, checks: Json) -> LoadedModel:
+    """Write a model again with more measured properties in the metadata of one term.
+
+    Parameters
+    ----------
+    model : LoadedModel
+        A model on disk without reference events.
+    term : str
+        Name of the term.
+    checks : mapping
+        Added to its ``checks``, as JSON.
+
+    Raises
+    ------
+    ModelError
+        If the model is not on disk or has reference events, or there is no such term.
+    OutputError
+        If the folder cannot be written.
+    """
+    if model.directory is None or model.spec.reference is not None or term not in model.terms:
+        raise ModelError(f"model {model.name!r} cannot be given checks of a term {term!r}; export it again")
+    folder = model.directory
+    names = [record.file for record in model.spec.files if "/" not in record.file]
+    names += [file for file in _PROSE if (folder / file).is_file()]
+    metadata = model.terms[term].metadata
+    measured = metadata.model_copy(update={"checks": {**metadata.checks, **checks}})
+    terms = [replace(t, metadata=measured) if name == term else t for name, t in model.terms.items()]
+    content = {name: (folder / name).read_bytes() for name in names}
+    return save_model(folder, model.spec, terms=terms, files=content, overwrite=True)
 
 
 def _read_model_file(folder: Path, record: FileRecord) -> bytes:
