@@ -13,6 +13,7 @@ pytest.importorskip("tensorflow")
 from gbistat.cli import main
 from gbistat.errors import FitFailed, OutputError, TermError
 from gbistat.terms.generator import GeneratorTerm
+from gbistat.terms.generator_quality import GeneratorQuality
 from gbistat.terms.store import load_model
 from gbistat.training import background_export
 from gbistat.training.background import build_member, final_weights, train_background
@@ -213,6 +214,11 @@ def test_commands_train_and_export(trained, background_events, tmp_path, capsys)
         if arguments[0] == "train":
             assert "warning: the sideband above the window, 115-140 GeV, has" in said.err
     assert (run / "losses.png").stat().st_size > 10_000
+    assert (run / "checks.png").stat().st_size > 10_000
+    quality = GeneratorQuality.from_dict(load_model(model).terms["toy-density"].metadata.checks["quality"])
+    assert quality.window == trained.run.card.window
+    assert all(abs(row.integral - 1.0) < 4 * row.error + 0.01 for row in quality.normalisation)
+    assert [region.kind for region in quality.regions][0] == "sidebands"
     assert "none: a background alone" in said.out
     assert "can be drawn from" in said.out
     with pytest.raises(SystemExit) as stop:
