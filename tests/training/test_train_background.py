@@ -218,7 +218,7 @@ def test_commands_train_and_export(trained, background_events, tmp_path, capsys)
     quality = GeneratorQuality.from_dict(load_model(model).terms["toy-density"].metadata.checks["quality"])
     assert quality.window == trained.run.card.window
     assert all(abs(row.integral - 1.0) < 4 * row.error + 0.01 for row in quality.normalisation)
-    assert [region.kind for region in quality.regions][0] == "sidebands"
+    assert quality.regions[0].kind == "sidebands"
     assert "none: a background alone" in said.out
     assert "can be drawn from" in said.out
     with pytest.raises(SystemExit) as stop:
