@@ -14,14 +14,17 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
-from gbistat.errors import CardError, EventsError, OptionError, OutputError
+from gbistat.errors import CardError, EventsError, FitFailed, OptionError, OutputError
 from gbistat.terms.generator import GeneratorTerm
+from gbistat.terms.generator_quality import GeneratorQuality
+from gbistat.terms.store import load_model
 from gbistat.terms.validation import validate
 from gbistat.training.sigma import SigmaOptions, learning_rate, load_sigma_run, train_sigma
 from gbistat.training.sigma_card import SigmaCard
 from gbistat.training.sigma_graph import sigma_density, sigma_flow
 from gbistat.training.sigma_model import export_sigma, train_sigma_card
 from gbistat.training.velocity import build_velocity, split_models
+from gbistat.workflow import check_background
 
 pytestmark = [
     pytest.mark.train,
@@ -187,6 +190,12 @@ def test_events_that_cannot_train(tmp_path) -> None:
         SigmaOptions(validation=1.0)
 
 
+def test_an_exploding_loss_stops_with_a_way_out(tmp_path) -> None:
+    x, m = toy(2000, 10)
+    with pytest.raises(FitFailed, match=r"the loss is .* after epoch 1; lower learning_rate \(1e\+30\)"):
+        train_sigma(x, m, NAMES, tmp_path, options=replace(SMALL, learning_rate=1e30))
+
+
 def card(**changes: object) -> SigmaCard:
     content = {
         "kind": "sigma",
@@ -214,6 +223,7 @@ def card(**changes: object) -> SigmaCard:
     return validate(SigmaCard, {**content, **changes}, error=CardError, where="card")
 
 
+@pytest.mark.slow
 def test_card_to_exported_model(tmp_path) -> None:
     x, m = toy(3000, 9)
     np.savez(tmp_path / "toy.npz", m=m, a=x[:, 0], b=x[:, 1])
@@ -230,6 +240,12 @@ def test_card_to_exported_model(tmp_path) -> None:
         generator.log_prob(x[inside], m[inside]), density.log_prob(x[inside], m[inside]), atol=3e-4
     )
     assert generator.sample(m[inside], rng=np.random.default_rng(1)).shape == (inside.sum(), 2)
+    checked = check_background(tmp_path / "run", model, events=tmp_path)
+    quality = GeneratorQuality.from_dict(checked.terms["features"].metadata.checks["quality"])
+    assert checked.sha256 == load_model(tmp_path / "model").sha256 != model.sha256
+    assert quality.window == (1800.0, 2200.0)
+    assert quality.spurious == ()  # the shipped ratio knows nothing of these features
+    assert (tmp_path / "run" / "checks.png").stat().st_size > 10_000
     with pytest.raises(OutputError, match="holds a run of another card"):
         train_sigma_card(card(seed=4), tmp_path / "run", events=tmp_path)
     np.savez(tmp_path / "toy.npz", m=m[m < 2300], a=x[m < 2300, 0], b=x[m < 2300, 1])
