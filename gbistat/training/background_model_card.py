@@ -49,7 +49,8 @@ defined for {low:g} <= `{card.mass}` <= {high:g} {card.unit}; windows may lie in
 
     gbistat limits --background {card.name}
 
-takes reference events (Asimov data, expected limits, binned templates) and the normalisation of the signal's density ratio from samples of it."""
+draws reference events (Asimov data, expected limits, binned templates) from it, and adds the spread of its members to the error of
+the normalisation of the signal's density ratio."""
 
 
 def _data(run: BackgroundRun) -> str:

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gbistat.data.transforms import FeatureTransform
+from gbistat.data.window import MassWindow
+from gbistat.fit.order import choose_order, nested_shapes
 from gbistat.fit.spurious import spurious_signal
 from gbistat.plotting.generator import save_generator
 from gbistat.terms.generator import GeneratorTerm
@@ -102,6 +104,7 @@ def main() -> int:
     sample = read_events_once(options.events, card, ensemble)
     found: dict[str, float] = {}
     print(f"{ensemble.n_members} flows of {model.name}, {len(sample.held_out)} held-out events\n")
+    show_orders(sample, card)
     found["ONNX, 100,000 events x ensemble [s]"] = seconds = evaluation_time(ensemble, sample)
     print(f"ln p of 100,000 events with {ensemble.n_members} members, one core: {seconds:.1f} s")
     if options.quick:
@@ -128,6 +131,22 @@ def read_events_once(folder: Path, card: BackgroundCard, ensemble: GeneratorTerm
     rows = np.sort(np.concatenate([sample.parts["reference"], sample.parts["data"]]))
     held_out = sample.events.select(rows)
     return Sample(inside(held_out), inside(sample.events), held_out)
+
+
+def show_orders(sample: Sample, card: BackgroundCard) -> None:
+    """Print how many parameters the mass of the held-out events asks for."""
+    window, fit_range = MassWindow(*card.window), MassWindow(*card.model.fit_range)
+    choice = choose_order(sample.spectrum, window, fit_range, nested_shapes("dijet", {"sqrt_s": card.model.sqrt_s}))
+    observed = int(np.sum(window.contains(sample.spectrum.mass)))
+    print(f"p_b(m): {observed} held-out events in the window; dijet function fitted outside")
+    for trial in choice.trials:
+        better = "" if trial.p_value is None else f", one more parameter: p = {trial.p_value:.3g}"
+        fit = "" if trial.goodness is None else f"chi2 p = {trial.goodness.p_value:.2g}"
+        print(
+            f"  {trial.n_parameters} parameters: {trial.expected:.0f} +- {trial.expected_error:.0f} predicted, {fit}, "
+            f"AIC {trial.aic - choice.trials[0].aic:+.1f}, BIC {trial.bic - choice.trials[0].bic:+.1f}{better}"
+        )
+    print(f"  chosen: {choice.n_parameters}\n")
 
 
 def between(x: np.ndarray, low: float, high: float) -> np.ndarray:

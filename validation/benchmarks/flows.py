@@ -25,8 +25,9 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 CARD = HERE.parents[1] / "models" / "dijet-background" / "card.yaml"
-N_EVENTS = 88_576
+N_EVENTS = 40_960
 LARGEST_RATIO = 1.0
+LARGEST_SECONDS = 10.0
 
 PEER = """
 import json, sys, time
@@ -103,18 +104,42 @@ def ours(card: Any, n: int) -> Any:
     return epoch
 
 
+def evaluation_seconds(n: int) -> tuple[float, float]:
+    """CPU seconds that the shipped generator takes for ln p of n events, and for drawing them, all members, one core."""
+    from gbistat.terms.generator import GeneratorTerm
+    from gbistat.terms.store import load_model
+
+    model = load_model("dijet-background")
+    generator = GeneratorTerm(model.terms[model.spec.background.features])
+    rng = np.random.default_rng(2)
+    mass = rng.uniform(3300.0, 3700.0, n)
+    features = generator.sample(mass[:1000], rng=rng)
+    generator.log_prob(features, mass[:1000])
+    begin = time.process_time()
+    features = generator.sample(mass, rng=rng)
+    middle = time.process_time()
+    generator.log_prob(features, mass)
+    return time.process_time() - middle, middle - begin
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, help="Python interpreter of an environment with zuko")
     parser.add_argument("--quick", action="store_true", help="fewer events and epochs; no verdict on the ratio")
     options = parser.parse_args()
+    density, drawing = evaluation_seconds(100_000)
+    fast = density <= LARGEST_SECONDS
+    print(
+        f"exported ensemble, 100,000 events on one core: ln p in {density:.1f} s (at most {LARGEST_SECONDS:g}), drawn in "
+        f"{drawing:.1f} s: {'PASS' if fast else 'FAIL'}"
+    )
     if options.peer is None:
         print("no --peer given: the comparison with zuko is skipped")
-        return 0
+        return 0 if fast else 1
     from gbistat.training.background_card import load_background_card
 
     card = load_background_card(CARD)
-    n, epochs = (20_480, 3) if options.quick else (N_EVENTS, 7)
+    n, epochs = (10_240, 2) if options.quick else (N_EVENTS, 3)
     request = {
         "n": n,
         "features": len(card.features),
@@ -148,7 +173,7 @@ def main() -> int:
         print(f"{name:18s} {median[name]:.2f} s an epoch ({min(values):.2f} to {max(values):.2f})")
     good = ratio <= LARGEST_RATIO
     print(f"gbistat / zuko = {ratio:.2f} (at most {LARGEST_RATIO:g}): {'PASS' if good else 'FAIL'}")
-    return 0 if good or options.quick else 1
+    return 0 if fast and (good or options.quick) else 1
 
 
 if __name__ == "__main__":
