@@ -11,7 +11,7 @@ from gbistat.terms.metadata import TermName  # noqa: TC001  # pydantic reads ann
 from gbistat.terms.validation import Count, Interval, NonNegative, Positive, Record, Text, validate
 from gbistat.training.background_card import BackgroundPart, FeatureInput  # noqa: TC001
 from gbistat.training.card import CARD_SCHEMA, AtLeastOne, BackgroundSample, Share, read_yaml
-from gbistat.training.sigma import SigmaOptions
+from gbistat.training.sigma_run import SigmaOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +20,7 @@ __all__ = ["SigmaCard", "SigmaSpec", "load_sigma_card"]
 
 
 class SigmaSpec(Record):
-    """Network and training; see `gbistat.training.sigma.SigmaOptions`."""
+    """Network and training; see `gbistat.training.sigma_run.SigmaOptions`."""
 
     width: AtLeastOne = SigmaOptions.width
     blocks: AtLeastOne = SigmaOptions.blocks

@@ -16,7 +16,7 @@ from gbistat.training.velocity import split_models
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gbistat.training.sigma import SigmaRun
+    from gbistat.training.sigma_run import SigmaRun
     from gbistat.training.velocity import VelocityModels
     from gbistat.typing import FloatArray
 

@@ -17,9 +17,10 @@ from gbistat.training.background_export import check_density_parity
 from gbistat.training.card import dump_card
 from gbistat.training.graph import to_onnx
 from gbistat.training.sidebands import check_features
-from gbistat.training.sigma import load_sigma_run, train_sigma
+from gbistat.training.sigma import train_sigma
 from gbistat.training.sigma_card import load_sigma_card
 from gbistat.training.sigma_graph import sigma_flow
+from gbistat.training.sigma_run import load_sigma_run
 from gbistat.training.splits import read_sample
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from gbistat.terms.metadata import Parity
     from gbistat.terms.store import LoadedModel
     from gbistat.training.ratio import Progress
-    from gbistat.training.sigma import SigmaRun
     from gbistat.training.sigma_card import SigmaCard
+    from gbistat.training.sigma_run import SigmaRun
     from gbistat.typing import FloatArray, Json
 
 __all__ = ["export_sigma", "train_sigma_card"]

@@ -29,7 +29,7 @@ import numpy as np
 from gbistat.training.environment import keras
 
 if TYPE_CHECKING:
-    from gbistat.training.sigma import SigmaOptions
+    from gbistat.training.sigma_run import SigmaOptions
 
 __all__ = ["VelocityModels", "build_velocity", "split_models"]
 

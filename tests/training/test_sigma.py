@@ -19,10 +19,11 @@ from gbistat.terms.generator import GeneratorTerm
 from gbistat.terms.generator_quality import GeneratorQuality
 from gbistat.terms.store import load_model
 from gbistat.terms.validation import validate
-from gbistat.training.sigma import SigmaOptions, learning_rate, load_sigma_run, train_sigma
+from gbistat.training.sigma import learning_rate, train_sigma
 from gbistat.training.sigma_card import SigmaCard
 from gbistat.training.sigma_graph import sigma_density, sigma_flow
 from gbistat.training.sigma_model import export_sigma, train_sigma_card
+from gbistat.training.sigma_run import SigmaOptions, load_sigma_run
 from gbistat.training.velocity import build_velocity, split_models
 from gbistat.workflow import check_background
 

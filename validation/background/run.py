@@ -34,8 +34,9 @@ from gbistat.training.background_card import load_background_card
 from gbistat.training.background_export import export_background
 from gbistat.training.card import Fractions, SignalSample
 from gbistat.training.generator_checks import likelihood_bins, normalisation, region_test
-from gbistat.training.sigma import SigmaOptions, train_sigma
+from gbistat.training.sigma import train_sigma
 from gbistat.training.sigma_graph import sigma_density
+from gbistat.training.sigma_run import SigmaOptions
 from gbistat.training.splits import read_sample
 from gbistat.training.two_sample import TwoSampleOptions
 
