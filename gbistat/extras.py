@@ -14,6 +14,7 @@ __all__ = [
     "awkward",
     "h5py",
     "hist",
+    "jsonpatch",
     "keras",
     "mplhep",
     "onnxruntime",
@@ -44,6 +45,11 @@ def onnxruntime() -> Any:
 def pyhf() -> Any:
     """pyhf, for the binned cross-check."""
     return _load("pyhf", "the binned cross-check", "gbistat")
+
+
+def jsonpatch() -> Any:
+    """jsonpatch, which comes with pyhf and applies signal patches to workspaces."""
+    return _load("jsonpatch", "patching a workspace", "gbistat")
 
 
 def uproot() -> Any:
