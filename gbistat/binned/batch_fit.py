@@ -190,8 +190,7 @@ def _solve(matrices: FloatArray, right: FloatArray) -> tuple[FloatArray, BoolArr
         upward = np.matmul(vectors * np.maximum(np.abs(values), SMALLEST_BEND)[:, None, :], vectors.transpose(0, 2, 1))
         matrices = np.array(matrices, dtype=np.float64)
         matrices[bent] = upward
-    solution: FloatArray = np.linalg.solve(matrices, right[..., None])[..., 0]
-    return solution, bent
+    return np.asarray(np.linalg.solve(matrices, right[..., None])[..., 0], dtype=np.float64), bent
 
 
 def _search(
