@@ -93,6 +93,10 @@ class AuxiliaryMeasurements:
             self.scales[poisson],
         )
 
+    def with_values(self, values: FloatArray) -> AuxiliaryMeasurements:
+        """Same measurements with other values of the Gaussian ones, shape (g,)."""
+        return replace(self, values=np.array(values, dtype=np.float64))
+
     def value(self, theta: FloatArray) -> float:
         """Contribution to the nll, 0 at best; infinite where an expected count is not positive."""
         return float(self._batch().value(theta[None])[0])
