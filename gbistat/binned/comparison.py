@@ -107,7 +107,8 @@ class ComparisonRow:
     toys : Differences or None
         Its estimates beside unbinned ones of the same toys.
     pull : float or None
-        Difference to the unbinned estimate of the data, in standard deviations of that difference in toys.
+        Difference to the unbinned estimate of the data (with the signal normalised on the reference events), less its mean in
+        toys, over its standard deviation there: are the two results compatible?
     """
 
     name: str
@@ -215,14 +216,14 @@ def _judged(
         found = by_name.get(row.name)
         pull = None
         if found is not None and summary is not None and found.spread > 0:
-            pull = (row.result.value - summary.estimate) / (found.spread * summary.error)
+            pull = ((row.result.value - summary.estimate) / summary.error - found.mean) / found.spread
         judged.append(ComparisonRow(row.name, row.result, found, pull))
     return tuple(judged)
 
 
 def _pyhf_name(result: BinnedResult, events: Events) -> str:
-    bump = ", bump hunt" if result.observable == events.mass_name else ""
-    return f"pyhf, {result.n_bins} bins in {result.observable}{bump}"
+    bump = "bump hunt, " if result.observable == events.mass_name else ""
+    return f"pyhf, {bump}{result.n_bins} bins in {result.observable}"
 
 
 def best_threshold(
@@ -307,7 +308,7 @@ class _Work:
 
     def _keep(self, name: str, twin: BinnedTwin) -> PostFit:
         loaded = load_workspace(twin.workspace)
-        if self.usable is not None and self.usable.events is not None:
+        if self.usable is not None and self.usable.kind == "pool":
             values = reference_values(self.model, self.usable, twin.observable, self.held)
             self.loaded[name] = (loaded, twin.binning.index(values))
         return post_fit(loaded, twin.observable, twin.binning)
@@ -372,7 +373,7 @@ class _Work:
         rows = []
         if abs(reference.normalisation - 1.0) > SHIFTED:
             own = normalised(self.nll, self.model, reference)
-            name = "unbinned, signal normalised on the reference events"
+            name = "unbinned, normalised on the reference"
             result = gbistat_result(
                 own, (reference,), observable="unbinned", n_bins=0, cl=self.options.cl, intervals=self.options.intervals
             )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.optimize import brentq
 
 from gbistat.binned.binning import LOG_RATIO
 from gbistat.binned.exact import ExactBins
@@ -20,7 +21,7 @@ from gbistat.binned.observables import log_ratio_binning
 from gbistat.errors import FitFailed, ModelError, ScanRangeError
 from gbistat.fit.minimize import fit
 from gbistat.inference.asymptotics import expected_limit_threshold
-from gbistat.inference.profile import Profile
+from gbistat.inference.qstats import TestStatistics
 from gbistat.likelihood.constraints import LogNormalConstraint, NormalConstraint
 from gbistat.likelihood.reference import asimov_nll
 
@@ -118,7 +119,8 @@ class Differences:
     n_toys : int
         Toys that both could fit.
     mean, spread : float
-        Mean and standard deviation of the difference of estimates, in units of the unbinned error.
+        Mean and standard deviation of the difference of estimates, in units of the unbinned error. The mean belongs to the finite
+        pool: templates that are integrals (bins of the mass) do not know its fluctuations.
     correlation : float
         Of the two estimates.
     """
@@ -223,11 +225,21 @@ def _expected(nll: NLL, reference: Reference, truth: FloatArray, cl: float) -> t
     """Median expected limit before any data are seen, and the error of the parameter of interest."""
     asimov = asimov_nll(nll, (reference,), truth)
     best = fit(asimov, start=truth).raise_if_invalid()
-    # The Asimov set has its minimum at 0, so that CLs is 1 - cl where q is the square of the median's threshold.
-    limit = Profile(asimov, nll.poi, best).crossing(expected_limit_threshold(cl, 0.0) ** 2, +1)
-    if limit is None:
-        raise ScanRangeError(f"the expected limit on {nll.poi} is beyond its range; raise the upper end of the range")
-    return limit, best.error(nll.poi)
+    statistics, target, sigma = (
+        TestStatistics(asimov, nll.poi, best),
+        expected_limit_threshold(cl, 0.0),
+        best.error(nll.poi),
+    )
+
+    def excess(value: float) -> float:
+        return math.sqrt(statistics.qmu_tilde(value)) - target
+
+    high = target * sigma
+    for _ in range(60):
+        if excess(high) > 0:
+            return float(brentq(excess, 0.0, high, xtol=1e-6 * high)), sigma
+        high *= 1.5
+    raise ScanRangeError(f"the expected limit on {nll.poi} was not reached at {high:g}")
 
 
 class ToyComparison:

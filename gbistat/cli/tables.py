@@ -163,7 +163,7 @@ def _show_comparison(console: Console, outcome: LimitsOutcome) -> None:
     if found.toys:
         console.print(
             f"toys: differences to unbinned estimates of the same {found.toys[0].n_toys} toys, in units of the error, and their "
-            "correlation; pull: difference to the unbinned estimate of the data over the spread of differences in toys"
+            "correlation; pull: the difference in the data, less the mean and over the spread of that in toys"
         )
     if found.convergence is not None:
         _show_convergence(console, found.convergence, found.toys)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_convergence", "draw_post_fit", "save_convergence", "save_post_fit"]
 
+VISIBLE = 2e-3
+"""Share of a bin that a sample must have somewhere to be shown."""
 LIMIT_GOAL = 0.5
 """Excess of the expected limit, in per cent, that a line marks."""
 SPREAD_GOAL = 3.0
@@ -81,7 +83,9 @@ def draw_convergence(convergence: Convergence, toys: Sequence[Differences], ax_l
         ax_limit.axhline(LIMIT_GOAL, color=GUIDE, linewidth=0.8, linestyle="-."),
         ax_toys.axhline(SPREAD_GOAL, color=GUIDE, linewidth=0.8, linestyle="-."),
     ]
-    for ax in (ax_limit, ax_toys):
+    for ax, goal in ((ax_limit, LIMIT_GOAL), (ax_toys, SPREAD_GOAL)):
+        text: dict[str, Any] = {"color": GUIDE, "fontsize": "small", "ha": "left", "va": "bottom"}
+        ax.text(0.01, goal, f"{goal:g} %", transform=ax.get_yaxis_transform(), **text)
         ax.set_xscale("log")
         ax.set_yscale("log")
     ax_limit.set_xlim(n_bins.min() / 1.3, n_bins.max() * 1.3)
@@ -152,7 +156,8 @@ def draw_post_fit(post: PostFit, ax_main: Axes, ax_pulls: Axes, *, signal: str =
     log = bool(post.total.max() > 50.0 * max(positive.min(initial=np.inf), 1e-9)) and np.isfinite(floor)
     for name in names:
         counts = post.samples[name]
-        if not np.abs(counts).max() > 0:
+        if not np.abs(counts / np.where(post.total > 0, post.total, 1.0)).max() > VISIBLE:
+            base = base + counts
             continue
         colour = SIGNAL if name.startswith(signal) else next(colours)
         top = base + counts
@@ -181,7 +186,7 @@ def draw_post_fit(post: PostFit, ax_main: Axes, ax_pulls: Axes, *, signal: str =
         zorder=2,
     )
     shown = np.where((post.observed > 0) | (not log), post.observed, np.nan)
-    style = {"color": "black", "marker": "o", "markersize": 3.6, "elinewidth": 1.0, "linestyle": "none"}
+    style: dict[str, Any] = {"color": "black", "marker": "o", "markersize": 3.6, "elinewidth": 1.0, "linestyle": "none"}
     artists["data"] = ax_main.errorbar(centres, shown, yerr=garwood_errors(post.observed), zorder=4, **style)
     artists["pulls"] = ax_pulls.bar(centres, post.pulls, widths, color=BARS, linewidth=0)
     ax_pulls.axhline(0.0, color=GUIDE, linewidth=0.8)

@@ -11,9 +11,9 @@ from gbistat.report.document import document, to_text
 from gbistat.report.outcomes import LimitsOutcome
 
 if TYPE_CHECKING:
-    from gbistat.binned.comparison import Comparison
     from pathlib import Path
 
+    from gbistat.binned.comparison import Comparison
     from gbistat.report.outcomes import FitOutcome, Report
 
 __all__ = ["check_writable", "write_report", "write_text"]

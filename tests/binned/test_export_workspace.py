@@ -1,0 +1,179 @@
+"""Exported workspaces: what other programs make of them, channels of several windows, observables."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gbistat.binned.export import combine_twins
+from gbistat.binned.fit import binned_inference
+from gbistat.binned.load import load_workspace
+from gbistat.binned.twin import binned_twin
+from gbistat.binned.workspace import BinnedTwin
+from gbistat.cli import main
+from gbistat.data.events import Events
+from gbistat.errors import ModelError
+from gbistat.fit.minimize import fit
+from gbistat.inference.limits import AsymptoticCLs, upper_limit
+from gbistat.likelihood.model import Model
+from gbistat.likelihood.nll import ExtendedUnbinnedNLL
+from gbistat.likelihood.reference import reference_from_pool
+
+Maker = Callable[..., Events]
+
+
+@pytest.fixture
+def twin(full: Model, make_events: Maker) -> Callable[[], BinnedTwin]:
+    def make() -> BinnedTwin:
+        events = make_events(2000, 30)
+        return binned_twin(full, ExtendedUnbinnedNLL(full, events), events, "m_jj", n_bins=8)
+
+    return make
+
+
+def pyhf_cls(path: Path, *arguments: str) -> dict:
+    code = "from pyhf.cli import cli; cli()"  # what the command pyhf runs, wherever it is installed
+    command = [sys.executable, "-W", "ignore", "-c", code, "cls", str(path), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_pyhf_reproduces_the_binned_row(twin: Callable[[], BinnedTwin], tmp_path: Path) -> None:
+    """``pyhf cls`` at the limit that the comparison prints gives 5 %, and the band that gbistat has."""
+    made = twin()
+    path = tmp_path / "workspace.json"
+    path.write_text(json.dumps(combine_twins({"window": made})))
+    limit = binned_inference(made).limit
+    found = pyhf_cls(path, "--test-poi", f"{limit.observed:.10g}")
+    assert found["CLs_obs"] == pytest.approx(0.05, abs=1e-3)
+    point = AsymptoticCLs(load_workspace(path).nll, ()).point(limit.observed)
+    np.testing.assert_allclose(found["CLs_exp"], point.expected, atol=1e-3)
+
+
+def test_cabinetry_fits_it(twin: Callable[[], BinnedTwin]) -> None:
+    cabinetry = pytest.importorskip("cabinetry")
+    made = twin()
+    model, data = cabinetry.model_utils.model_and_data(combine_twins({"window": made}))
+    result = cabinetry.fit.fit(model, data)
+    best = fit(load_workspace(made.workspace).nll)
+    index = result.labels.index("mu")
+    assert result.bestfit[index] == pytest.approx(max(best.value("mu"), 0.0), abs=0.01 * best.error("mu"))
+
+
+def test_windows_become_channels(twin: Callable[[], BinnedTwin]) -> None:
+    first, second = twin(), twin()
+    workspace = combine_twins({"low": first, "high": second})
+    assert [channel["name"] for channel in workspace["channels"]] == ["low_m_jj", "high_m_jj"]
+    assert [m["name"] for m in workspace["measurements"]] == ["low", "high"]
+    assert [m["config"]["poi"] for m in workspace["measurements"]] == ["low_mu", "high_mu"]
+    for label, single in (("low", first), ("high", second)):
+        together = upper_limit(load_workspace(workspace, measurement=label).nll)
+        alone = upper_limit(load_workspace(single.workspace).nll)
+        assert together.observed == pytest.approx(alone.observed, rel=1e-4)
+
+
+def test_decay_modes_share_the_signal(twin: Callable[[], BinnedTwin]) -> None:
+    first, second = twin(), twin()
+    workspace = combine_twins({"qq": first, "qqq": second}, shared=["mu", "efficiency"])
+    nll = load_workspace(workspace).nll
+    assert [m["config"]["poi"] for m in workspace["measurements"]] == ["mu"]
+    assert {"mu", "efficiency", "qq_slope", "qqq_slope"} <= set(nll.names)
+    joint, (one, other) = fit(nll), (fit(load_workspace(t.workspace).nll) for t in (first, second))
+    weights = np.array([one.error("mu"), other.error("mu")]) ** -2.0
+    mean = weights @ [one.value("mu"), other.value("mu")] / weights.sum()
+    assert joint.value("mu") == pytest.approx(mean, abs=0.3 * joint.error("mu"))
+    assert joint.error("mu") == pytest.approx(weights.sum() ** -0.5, rel=0.1)
+    with pytest.raises(ModelError, match="no twin has a parameter 'nu' to share"):
+        combine_twins({"qq": first}, shared=["nu"])
+    with pytest.raises(ModelError, match="no binned twin to combine"):
+        combine_twins({})
+
+
+@pytest.mark.parametrize("observable", ["x", "log_ratio", "m_jj:x", "x:m_jj", "m_jj:log_ratio"])
+def test_observables(simple: Model, with_ratio: Callable[[Model], Model], make_events: Maker, observable: str) -> None:
+    """All bins of the model together hold what the unbinned model expects, and mu means the same."""
+    model, events = with_ratio(simple), make_events(2000, 80)
+    reference = reference_from_pool(model, make_events(8000, 0))
+    nll = ExtendedUnbinnedNLL(model, events)
+    made = binned_twin(model, nll, events, observable, reference=reference, n_bins=6)
+    assert made.samples["background"].sum() == pytest.approx(2000.0, rel=1e-9)
+    assert made.samples["signal"].sum() == pytest.approx(1.0, rel=1e-9)
+    assert made.observed.sum() == len(events)
+    best = fit(load_workspace(made.workspace).nll)
+    unbinned = fit(nll)
+    assert abs(best.value("mu") - unbinned.value("mu")) < 3.5 * best.error("mu")
+    assert best.error("mu") > 0.9 * unbinned.error("mu")
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(6)
+    mass = np.r_[60.0 + 60.0 * rng.random(4000), rng.normal(91.0, 2.5, 300)]
+    np.savez(tmp_path / "events.npz", M=mass[(mass > 60) & (mass < 120)])
+    card = tmp_path / "card.yaml"
+    card.write_text("""
+events: {path: events.npz, mapping: {mass: M}}
+windows: [[85, 97]]
+model:
+  name: zmumu
+  mass: {name: m_mumu, unit: GeV}
+  signal:
+    mass: {shape: gaussian, parameters: {mean: {times_center: 1.0}, sigma: 2.5}}
+  background:
+    mass: {shape: bernstein, options: {degree: 2}}
+    fit_range: [60, 120]
+    yield: sideband
+""")
+    return card
+
+
+def test_command(card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "ws.json"
+    with pytest.raises(SystemExit) as stop:
+        main(["export-workspace", str(card), "--bins", "6", "--json", str(target)])
+    assert stop.value.code == 0
+    assert "wrote" in capsys.readouterr().err
+    loaded = load_workspace(target)
+    assert dict(loaded.channels) == {"m_mumu": slice(0, 6)}
+    with pytest.raises(SystemExit):
+        main(["limits", str(card), "--json", "-"])
+    row = json.loads(capsys.readouterr().out)["results"][0]["binned"]
+    with pytest.raises(SystemExit):
+        main(["export-workspace", str(card)])
+    again = json.loads(capsys.readouterr().out)
+    found = upper_limit(load_workspace(again).nll)
+    assert found.observed == pytest.approx(row["limit"]["observed"], rel=1e-3)
+    np.testing.assert_allclose(found.expected, row["limit"]["expected"], rtol=1e-3)
+
+
+def test_command_refuses(card: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    windows = ["--window", "85", "97", "--window", "95", "105"]
+    for arguments, message in (
+        (windows, "85-97 and 95-105 GeV share events"),
+        (["--observable", "m_mum"], "no observable 'm_mum' to bin in; nearest names: m_mumu"),
+        (["--bins", "0"], "at least one is needed"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["export-workspace", str(card), *arguments])
+        assert stop.value.code == 1
+        assert message in capsys.readouterr().err
+
+
+def test_compare_command(card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", str(card), "--toys", "3", "--output", str(tmp_path / "out")])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "unbinned" in out
+    assert "bump hunt" in out
+    document = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert document["results"][0]["rows"][0]["name"] == "unbinned"
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names >= {"compare.json", "comparison.png", "post_fit_m_mumu.png"}
