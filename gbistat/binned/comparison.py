@@ -384,14 +384,20 @@ class _Work:
                 f"{summary.estimate - fit(self.nll).value(self.model.poi):+.3g}: compare binned results with the row that "
                 "has the same normalisation"
             )
-        for number, bins in exact.items():
+        if abs(summary.expected_plain / summary.expected - 1.0) > SHIFTED:
+            self.notes.append(
+                f"before data the unbinned likelihood expects a limit of {summary.expected_plain:.4g} on its Asimov set, and of "
+                f"{summary.expected:.4g} where densities are normalised on the reference events for all values of the nuisances, as "
+                "templates are: these events are few"
+            )
+        for number, (binning, bins) in exact.items():
             self.exact[self._exact_name(bins)] = bins
             if number == self.options.main_bins:
                 result = gbistat_result(
-                    bins.nll(bins.binning.counts(values, self.events.weights)),
+                    bins.nll(binning.counts(values, self.events.weights)),
                     (bins.reference,),
                     observable=LOG_RATIO,
-                    n_bins=bins.binning.n_bins,
+                    n_bins=bins.n_bins,
                     cl=self.options.cl,
                     intervals=self.options.intervals,
                 )
@@ -400,7 +406,7 @@ class _Work:
 
     @staticmethod
     def _exact_name(bins: ExactBins) -> str:
-        return f"{bins.binning.n_bins} bins in {LOG_RATIO}"
+        return f"{bins.n_bins} bins in {LOG_RATIO}"
 
     def run_toys(self) -> tuple[Differences, ...]:
         """Estimates of all methods on the same toys, at the unbinned estimate (or at 0 if that is negative)."""
@@ -413,7 +419,7 @@ class _Work:
             toys.add_workspace(name, loaded, index)
         wanted = {*TOY_BINS, self.options.main_bins}
         for name, bins in self.exact.items():
-            if bins.binning.n_bins in wanted or bins is list(self.exact.values())[-1]:
+            if bins.n_bins in wanted or bins is list(self.exact.values())[-1]:
                 toys.add_exact(name, bins)
         return toys.run(self.options.toys, rng=np.random.default_rng(self.options.seed))
 

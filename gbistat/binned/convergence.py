@@ -1,6 +1,6 @@
 r"""What binning costs: expected limit and information in bins of the log ratio, and how far estimates of the same toys are apart.
 
-Both sides are compared on the same footing. The signal density of the unbinned likelihood is normalised on the reference events, as
+Both sides are compared on the same footing. The densities of the unbinned likelihood are normalised on the reference events, as
 templates are; expected limits are those of the background-only Asimov set with every auxiliary measurement at its nominal value; toys are
 Poisson counts of the reference events and one set of auxiliary measurements, and each method fits the same toy.
 """
@@ -28,6 +28,7 @@ from gbistat.likelihood.reference import asimov_nll
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from gbistat.binned.binning import Binning
     from gbistat.binned.load import LoadedWorkspace
     from gbistat.likelihood.constraints import Constraint
     from gbistat.likelihood.model import Model
@@ -81,7 +82,11 @@ class Convergence:
     poi : str
         Parameter of interest.
     expected : float
-        Median expected limit of the unbinned likelihood.
+        Median expected limit of the unbinned likelihood with all densities normalised on the reference events, for every value of
+        the nuisances.
+    expected_plain : float
+        The same with the signal alone normalised, at the start values: nuisances of the mass then see how the reference events happen
+        to be spread, and the difference is the smaller the more of them there are.
     estimate, error : float
         Unbinned fit of the data, with the signal density normalised on the reference events.
     normalisation : float
@@ -92,6 +97,7 @@ class Convergence:
 
     poi: str
     expected: float
+    expected_plain: float
     estimate: float
     error: float
     normalisation: float
@@ -102,6 +108,7 @@ class Convergence:
         return {
             "observable": LOG_RATIO,
             "expected_unbinned": self.expected,
+            "expected_unbinned_plain": self.expected_plain,
             "fit_unbinned": {"value": self.estimate, "error": self.error},
             "normalisation_on_reference": self.normalisation,
             "points": [point.to_dict() for point in self.points],
@@ -153,7 +160,7 @@ def convergence(
     bins: Sequence[int] = BIN_NUMBERS,
     cl: float = 0.95,
     weights: FloatArray | None = None,
-) -> tuple[Convergence, dict[int, ExactBins]]:
+) -> tuple[Convergence, dict[int, tuple[Binning, ExactBins]]]:
     """Expected limits and information for numbers of bins of the log ratio, without a minimum of background in a bin.
 
     Parameters
@@ -175,8 +182,8 @@ def convergence(
 
     Returns
     -------
-    Convergence, dict of int to ExactBins
-        The numbers, and the binned likelihoods by number of bins asked for.
+    Convergence, dict of int to (Binning, ExactBins)
+        The numbers, and the bins and their likelihoods by number of bins asked for.
 
     Raises
     ------
@@ -187,7 +194,9 @@ def convergence(
     """
     own = normalised(nll, model, reference)
     truth = _nominal(model)
-    limit, sigma = _expected(own, reference, truth, cl)
+    plain, _ = _expected(own, reference, truth, cl)
+    every_point = ExactBins(model, reference)
+    limit, sigma = _expected(every_point.nll(np.zeros(every_point.n_bins)), every_point.reference, truth, cl)
     best = fit(own).raise_if_invalid()
     points, found = [], {}
     for number in bins:
@@ -207,9 +216,9 @@ def convergence(
                 result.error(model.poi),
             )
         )
-        found[number] = exact
+        found[number] = (binning, exact)
     summary = Convergence(
-        model.poi, limit, best.value(model.poi), best.error(model.poi), reference.normalisation, tuple(points)
+        model.poi, limit, plain, best.value(model.poi), best.error(model.poi), reference.normalisation, tuple(points)
     )
     return summary, found
 
@@ -278,7 +287,7 @@ class ToyComparison:
         """Add a method: exact bins of an observable."""
 
         def make(counts: FloatArray, _: FloatArray, constraints: list[Constraint]) -> NLL:
-            filled = np.bincount(bins.index, counts, minlength=bins.binning.n_bins)
+            filled = np.bincount(bins.index, counts, minlength=bins.n_bins)
             return bins.nll(filled.astype(np.float64), constraints)
 
         self.methods[name] = make

@@ -106,8 +106,9 @@ class ExactBins:
         Components, parameters, constraints.
     reference : Reference
         Quadrature or a pool.
-    binning : Binning or ProductBinning
-        The nb bins. Points outside of all bins are left out, and the yields count events inside of them.
+    binning : Binning or ProductBinning, optional
+        The nb bins, which cover all points. Without it every point is a bin of its own: the limit of narrow bins, an unbinned
+        likelihood whose densities are normalised on the points for every value of the parameters.
 
     Raises
     ------
@@ -115,15 +116,18 @@ class ExactBins:
         If the reference cannot be used, or no component reaches some bin.
     """
 
-    def __init__(self, model: Model, reference: Reference | None, binning: AnyBinning) -> None:
-        known = usable_reference(model, reference, binning.observable)
-        index = binning.index(reference_values(model, known, binning.observable))
+    def __init__(self, model: Model, reference: Reference | None, binning: AnyBinning | None = None) -> None:
+        known = usable_reference(model, reference, binning.observable if binning is not None else "points")
+        if binning is None:
+            index, n_bins = np.arange(known.mixture.size), known.mixture.size
+        else:
+            index, n_bins = binning.index(reference_values(model, known, binning.observable)), binning.n_bins
         if (index < 0).any():
             raise ModelError(
-                f"{int((index < 0).sum())} reference points are outside the bins of {binning.observable}; let the bins cover them"
+                f"{int((index < 0).sum())} reference points are outside of all bins; let the bins cover them"
             )
         self.model = model
-        self.binning = binning
+        self.n_bins = n_bins
         self.index = index
         start = start_vector(model.parameters)
         with np.errstate(divide="ignore"):
@@ -132,12 +136,12 @@ class ExactBins:
         for component in known.mixture.components:
             used = [positions for _, positions in component.factors]
             positions = np.unique(np.concatenate(used)) if used else np.empty(0, dtype=np.int64)
-            factor = _BinFactor(component, positions, log_measure, index, binning.n_bins, len(model.names))
+            factor = _BinFactor(component, positions, log_measure, index, n_bins, len(model.names))
             if positions.size:
-                components.append(PreparedComponent(component.rate, np.zeros(binning.n_bins), ((factor, positions),)))
+                components.append(PreparedComponent(component.rate, np.zeros(n_bins), ((factor, positions),)))
             else:
                 components.append(PreparedComponent(component.rate, factor.log_prob(np.empty(0)), ()))
-        self._mixture = Mixture(components, model.names, start, weights=np.zeros(binning.n_bins))
+        self._mixture = Mixture(components, model.names, start, weights=np.zeros(n_bins))
         self._convex = frozenset(name for name in model.names if model.yield_only(name))
 
     def probabilities(self, theta: FloatArray) -> FloatArray:
@@ -167,4 +171,4 @@ class ExactBins:
     @property
     def reference(self) -> Reference:
         """Measure for Asimov sets of these likelihoods: the bins themselves."""
-        return Reference(self._mixture, np.ones(self.binning.n_bins), "quadrature", float("inf"), 1.0)
+        return Reference(self._mixture, np.ones(self.n_bins), "quadrature", float("inf"), 1.0)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_convergence", "draw_post_fit", "save_convergence", "save_post_fit"]
 
+LOWEST = 1e-3
+"""Smallest loss, in per cent, that is told apart from none."""
 VISIBLE = 2e-3
 """Share of a bin that a sample must have somewhere to be shown."""
 LIMIT_GOAL = 0.5
@@ -66,9 +68,9 @@ def draw_convergence(convergence: Convergence, toys: Sequence[Differences], ax_l
         [(point.estimate - convergence.estimate) / convergence.error for point in convergence.points]
     )
     artists: Artists = {}
-    (artists["limit"],) = ax_limit.plot(n_bins, np.maximum(excess, 1e-3), color="black", marker="o")
+    (artists["limit"],) = ax_limit.plot(n_bins, np.maximum(excess, LOWEST), color="black", marker="o")
     (artists["information"],) = ax_limit.plot(
-        n_bins, np.maximum(lost, 1e-3), color=INTERVALS[0], marker="s", linestyle="--"
+        n_bins, np.maximum(lost, LOWEST), color=INTERVALS[0], marker="s", linestyle="--"
     )
     (artists["data"],) = ax_toys.plot(n_bins, np.maximum(pulls, 1e-3), color="black", marker="o", linestyle=":")
     handles, labels = [artists["data"]], ["these data"]
@@ -89,12 +91,12 @@ def draw_convergence(convergence: Convergence, toys: Sequence[Differences], ax_l
         ax.set_xscale("log")
         ax.set_yscale("log")
     ax_limit.set_xlim(n_bins.min() / 1.3, n_bins.max() * 1.3)
-    ax_limit.set_ylim(0.1, max(60.0, 1.5 * float(max(excess.max(), lost.max()))))
+    ax_limit.set_ylim(LOWEST, max(60.0, 1.5 * float(max(excess.max(), lost.max()))))
     ax_toys.set_ylim(0.1, 200.0)
     ax_limit.set_ylabel("loss [%]")
     ax_toys.set_ylabel("difference of\nestimates [% of error]")
     ax_toys.set_xlabel("bins in the log ratio")
-    upper = np.maximum(np.maximum(excess, lost), 0.1)
+    upper = np.maximum(np.maximum(excess, lost), LOWEST)
     pair = [artists["limit"], artists["information"]]
     artists["legends"] = [
         place_legend(ax_limit, pair, ["expected limit", "information"], n_bins, upper, sides=("right",)),

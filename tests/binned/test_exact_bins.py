@@ -38,7 +38,7 @@ def test_derivatives(looking: Model, pool: Reference, make_events: Maker, with_t
     model = with_tilt(looking, pool.events, 15.0)
     reference = reference_from_pool(model, pool.events)
     exact = ExactBins(model, reference, log_ratio_binning(model, reference, n_bins=7))
-    counts = exact.expected(exact.nll(np.ones(exact.binning.n_bins)).start_vector()).sum(axis=0) + 3.0
+    counts = exact.expected(exact.nll(np.ones(exact.n_bins)).start_vector()).sum(axis=0) + 3.0
     nll = exact.nll(counts)
     theta = nll.start_vector(mu=12.0, slope=0.0021, spurious_signal=0.7)
     result = nll.evaluate(theta)
@@ -59,7 +59,7 @@ def test_templates_are_those_of_the_workspace(looking: Model, pool: Reference) -
 
 def test_asimov_set_of_bins_returns_its_parameters(looking: Model, pool: Reference) -> None:
     exact = ExactBins(looking, pool, log_ratio_binning(looking, pool, n_bins=15))
-    theta = exact.nll(np.zeros(exact.binning.n_bins)).start_vector(mu=25.0)
+    theta = exact.nll(np.zeros(exact.n_bins)).start_vector(mu=25.0)
     best = fit(exact.nll(exact.expected(theta).sum(axis=0)))
     np.testing.assert_allclose(best.values, theta, rtol=1e-6)
 
@@ -76,16 +76,31 @@ def test_binned_results_tend_to_the_unbinned_one(looking: Model, pool: Reference
     assert ratios[0] > 1.05
     assert ratios[-1] == pytest.approx(1.0, abs=5e-3)
     assert summary.points[-1].estimate == pytest.approx(summary.estimate, abs=0.05 * summary.error)
-    assert summary.to_dict()["points"][0]["n_bins"] == exact[2].binning.n_bins == 2
+    assert summary.to_dict()["points"][0]["n_bins"] == exact[2][0].n_bins == 2
 
     toys = ToyComparison(looking, nll, pool, 40.0)
     for number in (2, 200):
-        toys.add_exact(f"{number} bins", exact[number])
+        toys.add_exact(f"{number} bins", exact[number][1])
     coarse, fine = toys.run(12, rng=np.random.default_rng(3))
     assert (coarse.n_toys, fine.n_toys) == (12, 12)
     assert np.hypot(fine.mean, fine.spread) < 0.03
     assert fine.correlation > 0.999 > coarse.correlation
     assert coarse.spread > 0.2
+
+
+def test_every_point_its_own_bin(looking: Model, pool: Reference) -> None:
+    """The same likelihood as the unbinned one of the points, at the start values of what moves densities."""
+    points = ExactBins(looking, pool)
+    rng = np.random.default_rng(2)
+    counts = rng.poisson(pool.weights(np.array([40.0, 2000.0, 0.002]))).astype(float)
+    ours = points.nll(counts)
+    (mixture,) = (pool.mixture.reweighted(counts),)
+    first, second = np.array([10.0, 2000.0, 0.002]), np.array([60.0, 1900.0, 0.002])
+    difference = ours.value(second) - ours.value(first)
+    constraint = looking.constraints[0]
+    constrained = constraint.value(second[1:]) - constraint.value(first[1:])
+    # The pool's background integrates to 1 only up to the slices of mass.
+    assert difference - constrained == pytest.approx(mixture.value(second) - mixture.value(first), rel=1e-3)
 
 
 def test_normalisation_of_the_signal(looking: Model, pool: Reference, make_events: Maker) -> None:
@@ -125,7 +140,7 @@ def test_bad_input(looking: Model, pool: Reference, make_events: Maker) -> None:
         event_values(looking, events, "x:x")
     with pytest.raises(OptionError, match="1 binnings of x for 2 bins of m_jj"):
         ProductBinning(Binning("m_jj", [0.0, 1.0, 2.0]), (Binning("x", [0.0, 1.0]),))
-    with pytest.raises(ModelError, match="reference points are outside the bins of x; let the bins cover them"):
+    with pytest.raises(ModelError, match="reference points are outside of all bins; let the bins cover them"):
         ExactBins(looking, pool, Binning("x", [0.0, 1.0]))
     nll = ExtendedUnbinnedNLL(looking, events)
     with pytest.raises(ModelError, match="need a pool of reference events"):

@@ -57,6 +57,7 @@ def test_pyhf_reproduces_the_binned_row(twin: Callable[[], BinnedTwin], tmp_path
     np.testing.assert_allclose(found["CLs_exp"], point.expected, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:jsonschema.RefResolver is deprecated:DeprecationWarning")
 def test_cabinetry_fits_it(twin: Callable[[], BinnedTwin]) -> None:
     cabinetry = pytest.importorskip("cabinetry")
     made = twin()

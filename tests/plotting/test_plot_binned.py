@@ -15,7 +15,7 @@ def convergence() -> Convergence:
     points = tuple(
         BinsPoint(n, n, 16.0 * (1 + 1 / n), 1 + 1 / n, 2 / n, 50.0 + 20.0 / n, 10.0) for n in (2, 20, 200, 2000)
     )
-    return Convergence("mu", 16.0, 50.0, 10.0, 0.99, points)
+    return Convergence("mu", 16.0, 16.0, 50.0, 10.0, 0.99, points)
 
 
 TOYS = [
@@ -40,7 +40,7 @@ def test_convergence(axes):
     np.testing.assert_allclose(artists["toys"].get_xdata(), [20.0, 200.0])
     np.testing.assert_allclose(artists["toys"].get_ydata(), [5.0, 0.6])
     with pytest.raises(OptionError, match="no number of bins"):
-        draw_convergence(Convergence("mu", 1.0, 1.0, 1.0, 1.0, ()), [], upper, lower)
+        draw_convergence(Convergence("mu", 1.0, 1.0, 1.0, 1.0, 1.0, ()), [], upper, lower)
 
 
 @pytest.mark.parametrize("open_ended", [False, True])
