@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gbistat.likelihood.constraints import Constraint
     from gbistat.typing import FloatArray, IntArray, Json
 
-__all__ = ["LoadedWorkspace", "load_workspace"]
+__all__ = ["LoadedWorkspace", "load_workspace", "parameter_labels"]
 
 SHARE = 0.98
 """Part of the way to the first bin without expected events that a negative signal may go."""
@@ -142,7 +142,7 @@ def load_workspace(
     sets = parameter_sets(workspace, chosen)
     if interest and (interest not in sets or sets[interest].size != 1):
         raise ModelError(f"{interest!r} cannot be the parameter of interest: it is not one parameter")
-    labels = _labels(sets, rename or {})
+    labels = parameter_labels(sets, rename)
     tables, channels, samples = _tables(workspace, sets, labels)
     observations = {item["name"]: item["data"] for item in workspace["observations"]}
     observed = np.array([x for name in channels for x in observations[name]], dtype=np.float64)
@@ -165,8 +165,22 @@ def load_workspace(
     )
 
 
-def _labels(sets: Mapping[str, ParameterSet], rename: Mapping[str, str]) -> dict[str, str]:
-    """Names of parameters that are identifiers, by pyhf's names."""
+def parameter_labels(sets: Mapping[str, ParameterSet], rename: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Names of parameters that are identifiers, by pyhf's names.
+
+    Parameters
+    ----------
+    sets : mapping of str to ParameterSet
+        All parameters of a workspace.
+    rename : mapping of str to str, optional
+        Names to give to some of them.
+
+    Raises
+    ------
+    ModelError
+        If a parameter to rename does not exist, or two would have one name.
+    """
+    rename = rename or {}
     known = [label for s in sets.values() for label in s.labels]
     for name in rename:
         if name not in known:

@@ -30,11 +30,19 @@ __all__ = ["export_workspace_command"]
     show_default=True,
     help="Expected background events of a bin, but for bins of the mass alone.",
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["pyhf", "hs3"]),
+    default="pyhf",
+    show_default=True,
+    help="HistFactory JSON, or the HEP Statistics Serialization Standard.",
+)
 @click.option("--no-staterror", is_flag=True, help="Leave out the statistical errors of templates.")
 def export_workspace_command(
-    observable: str | None, bins: int, min_background: float, no_staterror: bool, **options: Any
+    observable: str | None, bins: int, min_background: float, form: str, no_staterror: bool, **options: Any
 ) -> int:
-    """Write the model in bins as a HistFactory workspace (JSON, schema 1.0.0), to standard output or --json FILE.
+    """Write the model in bins as a HistFactory workspace (JSON, schema 1.0.0) or in HS3, to standard output or --json FILE.
 
     pyhf and cabinetry read it. Several --window become channels, each with a measurement of its own.
     """
@@ -56,7 +64,12 @@ def export_workspace_command(
             statistical_errors=not no_staterror,
             steps=steps,
         )
-    text = to_text(workspace)
+    document = workspace
+    if form == "hs3":
+        from gbistat.binned.hs3 import to_hs3
+
+        document = to_hs3(workspace)
+    text = to_text(document)
     paths = [output / "workspace.json"] if output is not None else []
     paths += [Path(target)] if target not in (None, "-") else []
     for path in paths:
