@@ -6,7 +6,8 @@ ARCHIVE is ``ins1748602-probability-models.tar.gz`` of the HEPData record ins174
 published search, and a patch for each signal point. From each region some points are taken, spread evenly over its patches. Each is
 tested at the signal strength where gbistat's observed CLs is 0.05. Models of pyhf's documentation come on top, also at half and at
 twice that. Likelihood and formulae of the reference are pyhf's; its functions are minimised by Newton steps on differences of pyhf's own
-expected counts (``gbistat.binned.optimizer``), since MINUIT as pyhf sets it up stops up to 0.05 above the minimum of ``-2 ln L``. For one
+expected counts (``gbistat.binned.optimizer``, which falls back to MINUIT), since MINUIT as pyhf sets it up stops up to 0.05 above the
+minimum of ``-2 ln L``. Where pyhf's minimum is the higher one, its test statistic is formed with the lower one. For one
 point of each region and the documented models the table has MINUIT's CLs beside that.
 """
 
@@ -20,6 +21,7 @@ import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +30,9 @@ from gbistat.binned.load import load_workspace
 from gbistat.fit.minimize import fit
 from gbistat.inference.limits import AsymptoticCLs
 from gbistat.inference.qstats import TestStatistics
+
+if TYPE_CHECKING:
+    from gbistat.fit.result import FitResult
 
 REGIONS = ("RegionA", "RegionB", "RegionC")
 
@@ -43,6 +48,7 @@ class Row:
     qmu: float
     cls: float
     minuit: float
+    lower: int
     seconds: tuple[float, float]
 
 
@@ -122,13 +128,14 @@ def compare(name: str, source: dict, patch: list | None, factors: tuple[float, .
         start, fixed = config.suggested_init(), config.suggested_fixed()
         begin = time.perf_counter()
         parameters, twice_nll = pyhf.infer.mle.fit(data, model, start, bounds, fixed, return_fitted_val=True)
-        theirs, their_q = [], []
+        theirs, conditional = [], []
         for value in values:
             observed, band, *_ = pyhf.infer.hypotest(
                 value, data, model, start, bounds, fixed, test_stat="qtilde", return_expected_set=True
             )
             theirs.append([float(observed), *(float(x) for x in band)])
-            their_q.append(float(pyhf.infer.test_statistics.qmu_tilde(value, data, model, start, bounds, fixed)))
+            _, height = pyhf.infer.mle.fixed_poi_fit(value, data, model, start, bounds, fixed, return_fitted_val=True)
+            conditional.append(float(height))
         theirs_seconds = time.perf_counter() - begin
         shipped = float("nan")
         if minuit:
@@ -144,18 +151,30 @@ def compare(name: str, source: dict, patch: list | None, factors: tuple[float, .
         names = [loaded.labels[label] for label in config.par_names]
         # pyhf's fit is bounded at 0, and so is ours here.
         bounded = best if best.value(nll.poi) >= 0 else fit(nll, fixed={nll.poi: 0.0})
-        point = np.array([bounded.value(item) for item in names])
-        reached = -2.0 * float(model.logpdf(point, data)[0])
+
+        def height_of(result: FitResult) -> float:
+            """pyhf's -2 ln L at gbistat's parameters."""
+            point = np.array([result.value(item) for item in names])
+            return -2.0 * float(model.logpdf(point, data)[0])
+
+        reached = height_of(bounded)
+        own_heights = [height_of(statistics.profile.conditional(value)) for value in values]
+    # pyhf may stop short of a minimum that gbistat reaches, never the other way round.
+    lower = sum(b - a > 1e-3 for a, b in zip(own_heights, conditional, strict=True))
+    above = max(a - b for a, b in zip([reached, *own_heights], [float(twice_nll), *conditional], strict=True))
+    lowest = min(reached, float(twice_nll))
+    their_q = [max(min(a, b) - lowest, 0.0) for a, b in zip(own_heights, conditional, strict=True)]
     error = best.error(nll.poi)
     mu = float(parameters[config.poi_index])
     return Row(
         name,
         len(names),
         abs(bounded.value(nll.poi) - mu) / error,
-        reached - float(twice_nll),
+        above,
         max(abs(a - b) for a, b in zip(q, their_q, strict=True)),
         max(float(np.abs(np.array([p.observed, *p.expected]) - t).max()) for p, t in zip(ours, theirs, strict=True)),
         shipped,
+        lower,
         (own, theirs_seconds),
     )
 
@@ -199,7 +218,9 @@ def main() -> int:
         "CLs, MINUIT as shipped": max(row.minuit for row in rows if row.minuit == row.minuit),
     }
     failed = False
-    print(f"\n{len(rows)} models; gbistat's minimum is the lower one in {sum(row.nll < 0 for row in rows)}")
+    print(
+        f"\n{len(rows)} models; in {sum(row.lower > 0 for row in rows)} gbistat's minimum is lower by more than 0.001"
+    )
     for name, value in worst.items():
         good = value <= expected[name]
         failed |= not good
