@@ -250,7 +250,9 @@ def _found(name: str, known: Mapping[str, Any], what: str) -> Json:
 
 def _lumi(constraints: list[Json], document: Mapping[str, Any]) -> tuple[float, float] | None:
     """Measured value and error of the luminosity."""
-    points: dict[str, Any] = {p["name"]: p["value"] for s in document.get("parameter_points", []) for p in s["parameters"]}
+    points: dict[str, Any] = {
+        p["name"]: p["value"] for s in document.get("parameter_points", []) for p in s["parameters"]
+    }
     found = None
     for item in constraints:
         if item.get("type") != "gaussian_dist" or item.get("mean") != "lumi":

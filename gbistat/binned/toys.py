@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from gbistat.binned.backend import toy_calculator_defect
-from gbistat.binned.batch_fit import BatchNLL, fit_batch
+from gbistat.binned.batch_fit import BatchFit, BatchNLL, fit_batch
 from gbistat.errors import OptionError, nearest
 from gbistat.fit.minimize import fit
 from gbistat.inference.qstats import TestStatistics
@@ -174,6 +174,10 @@ def _statistics(batch: BatchNLL, truth: FloatArray, tested: float, statistic: st
     at = best.theta.copy()
     at[:, index] = tested
     conditional = fit_batch(batch, at, held)
+    if batch.nll.is_folded:
+        begin = start.copy()
+        begin[:, index] = tested
+        conditional = _lower(conditional, fit_batch(batch, begin, held))
     lowest, valid = best.value.copy(), best.valid & conditional.valid
     negative = np.flatnonzero(estimate < 0) if statistic == "qmu_tilde" else np.empty(0, dtype=np.int64)
     if negative.size:
@@ -187,6 +191,17 @@ def _statistics(batch: BatchNLL, truth: FloatArray, tested: float, statistic: st
     elif statistic == "q0":
         q = np.where(estimate < 0.0, 0.0, q)
     return np.where(valid, q, np.nan), estimate
+
+
+def _lower(first: BatchFit, second: BatchFit) -> BatchFit:
+    """The lower minimum of each toy."""
+    better = second.valid & ~(first.valid & (first.value <= second.value))
+    return BatchFit(
+        np.where(better[:, None], second.theta, first.theta),
+        np.where(better, second.value, first.value),
+        first.valid | second.valid,
+        first.single + second.single,
+    )
 
 
 def toy_cls(nll: NLL, tested: float, n_toys: int, *, rng: np.random.Generator) -> ToyCLs:

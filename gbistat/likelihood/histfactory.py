@@ -115,6 +115,14 @@ class ExpectedCounts:
         self._table = np.full((cells, max(int(self._rank.max(initial=0)) + 1, 1)), p, dtype=np.int64)
         self._table[self._linear_cells, self._rank] = self._linear_parameters
 
+    @property
+    def is_folded(self) -> bool:
+        """Whether some additive interpolation moves a cell more to one side, for either sign of its parameter, than with the sign.
+
+        The nll then has minima on both sides of 0, and no single descent is sure to end in the lower one.
+        """
+        return bool((8.0 * np.abs(self._asymmetric) > np.abs(self._symmetric)).any())
+
     def cells(self, theta: FloatArray) -> FloatArray:
         """Expected counts of every cell, shape (t, c), at parameters of shape (t, p)."""
         return self._base(theta) * self._product(theta)[0]

@@ -178,6 +178,11 @@ class NLL:
         counted = [(term, index) for term, index in self._terms if isinstance(term, (Mixture, BinnedTerm))]
         return float(sum(float(term.yields(theta[index]).sum()) for term, index in counted))
 
+    @property
+    def is_folded(self) -> bool:
+        """Whether nuisances of a binned model may have a minimum on either side: fits then begin at several points."""
+        return any(isinstance(term, BinnedTerm) and term.expectation.is_folded for term in self.constraints)
+
     def replaced(self, mixtures: Sequence[Mixture], constraints: Sequence[Constraint]) -> NLL:
         """Same parameters on other data and other auxiliary measurements (Asimov sets, toys)."""
         return NLL(self.parameters, mixtures, constraints, poi=self.poi, convex=self.convex)

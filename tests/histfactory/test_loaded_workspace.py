@@ -11,10 +11,11 @@ from gbistat.errors import ModelError, ParameterError
 from gbistat.fit.minimize import fit
 from gbistat.inference.discovery import discovery
 from gbistat.inference.limits import AsymptoticCLs, upper_limit
-from gbistat.inference.profile import profile_interval
+from gbistat.inference.profile import Profile, profile_interval
 from gbistat.inference.qstats import TestStatistics
 from gbistat.likelihood.constraints import PoissonConstraint
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
+from gbistat.likelihood.reference import reference_from_data
 
 CLOSE = 1e-3
 
@@ -191,6 +192,42 @@ def test_a_control_region_joins_an_unbinned_signal_region(workspace):
     np.testing.assert_allclose(ours.covariance, theirs.covariance, rtol=1e-6)
     first, second = (profile_interval(nll, "mu", cl=0.95).segments for nll in (joined, reference))
     np.testing.assert_allclose(first, second, rtol=1e-5)
+
+
+def test_minima_on_both_sides_of_a_nuisance(workspace):
+    """A template that moves up for either sign of its nuisance: the conditional fit finds the lower minimum, wherever it begins."""
+    one_sided = {"hi_data": [130.0, 104.0], "lo_data": [130.0, 99.0]}
+    samples = [
+        {"name": "signal", "data": [1.0, 20.0], "modifiers": [{"name": "mu", "type": "normfactor", "data": None}]},
+        {
+            "name": "background",
+            "data": [100.0, 100.0],
+            "modifiers": [{"name": "a", "type": "histosys", "data": one_sided}],
+        },
+    ]
+    nll = load_workspace(workspace([{"name": "SR", "samples": samples}], {"SR": [128.0, 108.0]})).nll
+    assert nll.is_folded
+    sides = [fit(nll, fixed={"mu": 0.1}, start=nll.start_vector(a=a, mu=0.1)) for a in (-1.0, 1.0)]
+    assert sides[0].value("a") < 0 < sides[1].value("a")
+    assert sides[1].nll < sides[0].nll - 0.05
+    wrong = fit(nll, start=nll.start_vector(a=-1.0))
+    assert wrong.value("a") < 0
+    assert Profile(nll, "mu", wrong).conditional(0.1).nll == pytest.approx(sides[1].nll, abs=1e-8)
+
+
+def test_every_method_runs_on_joined_data(workspace):
+    """Limits and significance of an unbinned signal region with a binned control region: the region narrows the background."""
+    sample = {"name": "b", "data": [4.0], "modifiers": [{"name": "n_bkg", "type": "normfactor", "data": None}]}
+    parameters = [{"name": "n_bkg", "inits": [60.0], "bounds": [[0.0, 1e4]]}]
+    control = load_workspace(
+        workspace([{"name": "CR", "samples": [sample]}], {"CR": [200.0]}, poi="", parameters=parameters)
+    )
+    rng = np.random.default_rng(3)
+    signal_region = ExtendedUnbinnedNLL.from_log_ratio(np.r_[rng.normal(-1.0, 1.0, 50), [2.5, 3.0, 2.8]])
+    joined = signal_region + control.nll
+    alone, both = (upper_limit(nll, reference_from_data(nll, fit(nll).values)) for nll in (signal_region, joined))
+    assert both.expected[2] < alone.expected[2]
+    assert discovery(joined).z > 0
 
 
 def test_a_shared_nuisance_is_measured_once(every_modifier):

@@ -164,7 +164,8 @@ def compare(name: str, source: dict, patch: list | None, factors: tuple[float, .
     above = max(a - b for a, b in zip([reached, *own_heights], [float(twice_nll), *conditional], strict=True))
     lowest = min(reached, float(twice_nll))
     their_q = [max(min(a, b) - lowest, 0.0) for a, b in zip(own_heights, conditional, strict=True)]
-    error = best.error(nll.poi)
+    # At a wall of the parameter there is no error: that of the background-only Asimov set is of the same size.
+    error = best.error(nll.poi) or cls.asimov.profile.best.error(nll.poi)
     mu = float(parameters[config.poi_index])
     return Row(
         name,

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "current_schema", "published_schema", "write_schemas"]
 
-KINDS: Final[dict[str, tuple[str, type[Record]]]] = {"model": (MODEL_SCHEMA, ModelSpec), "term": (TERM_SCHEMA, TermMetadata)}
+KINDS: Final[dict[str, tuple[str, type[Record]]]] = {
+    "model": (MODEL_SCHEMA, ModelSpec),
+    "term": (TERM_SCHEMA, TermMetadata),
+}
 """What has a schema: its name inside files, and its record."""
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FOLDER = Path(__file__).resolve().parent
