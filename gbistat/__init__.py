@@ -40,6 +40,7 @@ _HOMES = {
     "fit_sidebands": "gbistat.fit.sidebands",
     "iter_events": "gbistat.data.read",
     "load_model": "gbistat.terms.store",
+    "load_workspace": "gbistat.binned.load",
     "make_shape": "gbistat.terms.shapes.registry",
     "prepare": "gbistat.workflow",
     "profile_interval": "gbistat.inference.profile",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from gbistat.binned.convergence import Convergence, Differences
     from gbistat.binned.postfit import PostFit
+    from gbistat.typing import FloatArray
 
 __all__ = ["draw_convergence", "draw_post_fit", "save_convergence", "save_post_fit"]
 
@@ -68,10 +69,8 @@ def draw_convergence(convergence: Convergence, toys: Sequence[Differences], ax_l
         [(point.estimate - convergence.estimate) / convergence.error for point in convergence.points]
     )
     artists: Artists = {}
-    (artists["limit"],) = ax_limit.plot(n_bins, np.maximum(excess, LOWEST), color="black", marker="o")
-    (artists["information"],) = ax_limit.plot(
-        n_bins, np.maximum(lost, LOWEST), color=INTERVALS[0], marker="s", linestyle="--"
-    )
+    (artists["limit"],) = ax_limit.plot(n_bins, _shown(excess), color="black", marker="o")
+    (artists["information"],) = ax_limit.plot(n_bins, _shown(lost), color=INTERVALS[0], marker="s", linestyle="--")
     (artists["data"],) = ax_toys.plot(n_bins, np.maximum(pulls, 1e-3), color="black", marker="o", linestyle=":")
     handles, labels = [artists["data"]], ["these data"]
     numbered = [(int(item.name.split()[0]), item) for item in toys if item.name.split()[0].isdigit()]
@@ -103,6 +102,11 @@ def draw_convergence(convergence: Convergence, toys: Sequence[Differences], ax_l
         place_legend(ax_toys, handles, labels, n_bins, np.maximum(pulls, 0.1), sides=("right",)),
     ]
     return artists
+
+
+def _shown(values: FloatArray) -> FloatArray:
+    """Values of a logarithmic axis; those too small to be told from none are left out."""
+    return np.where(values >= LOWEST, values, np.nan)
 
 
 def save_convergence(convergence: Convergence, toys: Sequence[Differences], path: str | PathLike[str]) -> Path:
