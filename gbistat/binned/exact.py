@@ -60,9 +60,11 @@ class _BinFactor:
 
     def derivatives(self, values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         log, own, gradient, hessian = self.component.derivatives(self._full(values))
-        # A parameter may stand in two factors: their derivatives add up.
-        spread = (own == self.positions[:, None]).astype(np.float64)
-        gradient = spread @ gradient
+        if not np.array_equal(own, self.positions):
+            # In another order, or a parameter in two factors, whose derivatives then add up.
+            spread = (own == self.positions[:, None]).astype(np.float64)
+            gradient = spread @ gradient
+            hessian = np.einsum("am,mnp,bn->abp", spread, hessian, spread, optimize=True)
         log = log + self.log_measure
         weight = np.exp(log - _highest(log))
         sums = np.bincount(self.index, weight, minlength=self.n_bins)
@@ -72,8 +74,7 @@ class _BinFactor:
         for a in range(k):
             first[a] = np.bincount(self.index, weight * gradient[a], minlength=self.n_bins)
             for b in range(a + 1):
-                bend = np.einsum("m,n,mnp->p", spread[a], spread[b], hessian, optimize=True)
-                both = weight * (gradient[a] * gradient[b] + bend)
+                both = weight * (gradient[a] * gradient[b] + hessian[a, b])
                 second[a, b] = second[b, a] = np.bincount(self.index, both, minlength=self.n_bins)
         total = sums.sum()
         mean, curved = first.sum(axis=1) / total, second.sum(axis=2) / total
