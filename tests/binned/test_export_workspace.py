@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 
 from gbistat.binned.export import combine_twins
 from gbistat.binned.fit import binned_inference
+from gbistat.binned.hs3_unbinned import unbinned_to_hs3
 from gbistat.binned.load import load_workspace
+from gbistat.binned.nuisances import standardise
 from gbistat.binned.twin import binned_twin
 from gbistat.binned.workspace import BinnedTwin
 from gbistat.cli import main
@@ -21,9 +24,14 @@ from gbistat.data.events import Events
 from gbistat.errors import ModelError
 from gbistat.fit.minimize import fit
 from gbistat.inference.limits import AsymptoticCLs, upper_limit
+from gbistat.likelihood.components import MassFactor, Yield
+from gbistat.likelihood.constraints import NormalConstraint
 from gbistat.likelihood.model import Model
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
+from gbistat.likelihood.parameters import Parameter
 from gbistat.likelihood.reference import reference_from_pool
+from gbistat.terms.density import MassDensity
+from gbistat.terms.shapes.dijet import Dijet
 
 Maker = Callable[..., Events]
 
@@ -178,3 +186,68 @@ def test_compare_command(card: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert document["results"][0]["rows"][0]["name"] == "unbinned"
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names >= {"compare.json", "comparison.png", "post_fit_m_mumu.png"}
+
+
+@pytest.fixture
+def dijets(simple: Model) -> Model:
+    """The same with the function that dijet searches use, and an efficiency."""
+    window = simple.window
+    density = MassDensity(
+        Dijet(), (window.edges,), ("slope",), np.array([9.0, 4.0, 0.1]), np.array([[500.0], [0.0], [20.0]])
+    )
+    signal, background = simple.components
+    rate = Yield({"mu": 2.0}, log_scales={"efficiency": 0.1})
+    return replace(
+        simple,
+        components=(replace(signal, rate=rate), replace(background, factors=(MassFactor(density),))),
+        parameters=(*simple.parameters, Parameter("efficiency", 0.0)),
+        constraints=(*simple.constraints, NormalConstraint("efficiency", 0.0, 1.0)),
+    )
+
+
+@pytest.mark.parametrize("which", ["simple", "dijets"])
+def test_pyhs3_reads_the_unbinned_model(simple: Model, dijets: Model, make_events: Maker, which: str) -> None:
+    pyhs3 = pytest.importorskip("pyhs3")
+    pytensor = pytest.importorskip("pytensor")
+    from pytensor.graph.traversal import explicit_graph_inputs
+
+    model, events = {"simple": simple, "dijets": dijets}[which], make_events(300, 20)
+    nll = ExtendedUnbinnedNLL(model, events)
+    document = unbinned_to_hs3(model, events)
+    reader = pyhs3.Workspace(**json.loads(json.dumps(document)))
+    other = reader.model(reader.analyses["gbistat"])
+    inputs = list(explicit_graph_inputs([other.log_prob]))
+    function = pytensor.function(inputs, other.log_prob, on_unused_input="ignore", mode="FAST_COMPILE")
+    standard = standardise(model)
+
+    def both(mu: float, pulls: np.ndarray) -> tuple[float, float]:
+        theta = standard.nominal + sum(
+            pull * (d.plus - standard.nominal) for pull, d in zip(pulls, standard.directions, strict=True)
+        )
+        theta[0] = mu
+        named = {f"pull_{d.name}": pull for d, pull in zip(standard.directions, pulls, strict=True)}
+        values = {**other.data, **other.free_params, "mu": mu, **named}
+        arguments = [np.asarray(values[x.name], dtype=x.dtype) for x in inputs]
+        shaped = [a.reshape([1] * x.ndim) if a.ndim < x.ndim else a for a, x in zip(arguments, inputs, strict=True)]
+        return nll.value(theta), -float(np.squeeze(function(*shaped)))
+
+    size = len(standard.directions)
+    start = both(1.0, np.zeros(size))
+    for mu, pulls in ((12.0, np.zeros(size)), (5.0, np.full(size, 0.7)), (30.0, np.linspace(-1.0, 1.0, size))):
+        ours, theirs = both(mu, pulls)
+        assert ours - start[0] == pytest.approx(theirs - start[1], abs=1e-6)
+
+
+def test_unbinned_documents(simple: Model, with_ratio: Callable[[Model], Model], make_events: Maker) -> None:
+    events = make_events(50, 5)
+    document = unbinned_to_hs3(simple, events)
+    assert [item["type"] for item in document["distributions"][:3]] == [
+        "gaussian_dist",
+        "exponential_dist",
+        "mixture_dist",
+    ]
+    assert len(document["data"][0]["entries"]) == 55
+    with pytest.raises(ModelError, match="'signal' looks at more than the mass, which HS3 cannot say"):
+        unbinned_to_hs3(with_ratio(simple), events)
+    with pytest.raises(ModelError, match="no window"):
+        unbinned_to_hs3(replace(simple, window=None), events)
