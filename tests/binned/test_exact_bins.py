@@ -11,11 +11,15 @@ import pytest
 from gbistat.binned.binning import LOG_RATIO, Binning, ProductBinning
 from gbistat.binned.convergence import ToyComparison, convergence, normalised
 from gbistat.binned.exact import ExactBins
+from gbistat.binned.load import load_workspace
 from gbistat.binned.observables import event_values, log_ratio_binning, product_binning
 from gbistat.binned.templates import Templates
+from gbistat.binned.twin import binned_twin
 from gbistat.data.events import Events
 from gbistat.errors import ModelError, OptionError
 from gbistat.fit.minimize import fit
+from gbistat.likelihood.auxiliary import AuxiliaryMeasurements
+from gbistat.likelihood.histfactory import BinnedTerm
 from gbistat.likelihood.model import Model
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.reference import Reference, reference_from_data, reference_from_pool
@@ -101,6 +105,33 @@ def test_every_point_its_own_bin(looking: Model, pool: Reference) -> None:
     constrained = constraint.value(second[1:]) - constraint.value(first[1:])
     # The pool's background integrates to 1 only up to the slices of mass.
     assert difference - constrained == pytest.approx(mixture.value(second) - mixture.value(first), rel=1e-3)
+
+
+def test_all_methods_of_a_toy_have_the_same_auxiliary_measurements(
+    simple: Model, with_ratio: Callable[[Model], Model], make_events: Maker
+) -> None:
+    """In standard deviations, the constraints of the model are those of its workspace."""
+    model = with_ratio(simple)
+    reference, events = reference_from_pool(model, make_events(3000, 0)), make_events(500, 5)
+    nll = ExtendedUnbinnedNLL(model, events)
+    toys = ToyComparison(model, nll, reference, 10.0)
+    twin = binned_twin(model, nll, events, "m_jj", reference=reference)
+    loaded = load_workspace(twin.workspace)
+    toys.add_workspace("twin", loaded, twin.binning.index(reference.events.mass))
+    drawn, here = np.array([1.3, -0.6]), np.array([-0.2, 0.9])
+    constraints = toys._measured(drawn)
+    directions = toys.standard.directions
+    steps = [direction.plus - toys.standard.nominal for direction in directions]
+    theta = toys.standard.nominal + sum(x * step for x, step in zip(here, steps, strict=True))
+    ours = sum(c.value(theta[[model.names.index(name) for name in c.names]]) for c in constraints)
+    assert ours == pytest.approx(0.5 * ((here - drawn) ** 2).sum(), rel=1e-9)
+    counts = np.ones(len(reference.events))
+    other = toys.methods["twin"](counts, drawn, constraints)
+    (auxiliary,) = (c for c in other.constraints if isinstance(c, AuxiliaryMeasurements))
+    named = {loaded.labels[d.name]: x for d, x in zip(directions, here, strict=True)}
+    assert auxiliary.value(np.array([named[name] for name in auxiliary.names])) == pytest.approx(ours, rel=1e-9)
+    (term,) = (c for c in other.constraints if isinstance(c, BinnedTerm))
+    assert term.observed.sum() == counts.sum()
 
 
 def test_normalisation_of_the_signal(looking: Model, pool: Reference, make_events: Maker) -> None:
