@@ -106,7 +106,10 @@ def check_backgrounds(workspace: Json, poi: str) -> None:
     if not poi:
         return
     if not scaled:
-        raise ModelError(f"no sample is scaled by the parameter of interest {poi!r}; {nearest(poi, sorted(factors))}")
+        raise ModelError(
+            f"no sample is scaled by the parameter of interest {poi!r}; {nearest(poi, sorted(factors))}; "
+            "without any signal yet, load it with signal=False"
+        )
     if not signal_somewhere:
         raise ModelError(f"all samples scaled by {poi!r} are empty: zero signal acceptance")
 

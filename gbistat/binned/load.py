@@ -93,6 +93,7 @@ def load_workspace(
     patch_name: str | None = None,
     measurement: str | None = None,
     poi: str | None = None,
+    signal: bool = True,
     rename: Mapping[str, str] | None = None,
     measured_elsewhere: Collection[str] = (),
 ) -> LoadedWorkspace:
@@ -109,8 +110,11 @@ def load_workspace(
     measurement : str, optional
         Which measurement; the first by default.
     poi : str, optional
-        Parameter of interest instead of the measurement's. Where the measurement has none (``"poi": ""``, a control region without
-        signal), the one of the likelihood that it will be added to, ``"mu"`` by default.
+        Parameter of interest instead of the measurement's. Without signal, the one of the likelihood that this will be added to: by
+        default the measurement's, or ``"mu"`` where that has none (``"poi": ""``).
+    signal : bool, default True
+        Whether there is one; ``False`` for a background-only workspace whose signals come by patches, or a control region. A
+        measurement with ``"poi": ""`` says so itself.
     rename : mapping of str to str, optional
         Parameters to call otherwise, so that they are shared with another likelihood.
     measured_elsewhere : collection of str
@@ -137,7 +141,7 @@ def load_workspace(
     validate_workspace(workspace)
     chosen = choose_measurement(workspace, measurement)
     declared = str(chosen["config"]["poi"])
-    interest = (poi or declared) if declared else ""
+    interest = (poi or declared) if declared and signal else ""
     check_backgrounds(workspace, interest)
     sets = parameter_sets(workspace, chosen)
     if interest and (interest not in sets or sets[interest].size != 1):
@@ -153,7 +157,7 @@ def load_workspace(
         constraints.append(auxiliary)
     parameters = _parameters(sets, labels, interest)
     affine = frozenset(labels[label] for s in sets.values() if s.kind == "free" or not s.scalar for label in s.labels)
-    nll = NLL(parameters, [], constraints, poi=labels[interest] if interest else poi or "mu", convex=affine)
+    nll = NLL(parameters, [], constraints, poi=labels[interest] if interest else poi or declared or "mu", convex=affine)
     return LoadedWorkspace(
         nll=_with_wall(nll, term) if interest else nll,
         term=term,

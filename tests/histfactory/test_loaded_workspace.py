@@ -152,6 +152,17 @@ def test_a_published_search(published, in_pyhf, region, patch, mu):
     np.testing.assert_allclose([point.observed, *point.expected], in_pyhf(loaded).cls(mu), atol=1e-4)
 
 
+def test_a_background_only_workspace(published):
+    """It has a parameter of interest that no sample knows yet."""
+    source, _ = published("RegionB", "sbottom_1000_330_200")
+    with pytest.raises(ModelError, match="without any signal yet, load it with signal=False"):
+        load_workspace(source)
+    loaded = load_workspace(source, signal=False)
+    assert loaded.nll.poi == "mu_SIG"
+    assert "mu_SIG" not in loaded.nll.names
+    assert fit(loaded.nll).valid
+
+
 def test_intervals_and_discovery_of_one_bin(counting):
     """Closed forms of a counting experiment: 30 events on 20, signal 10 at mu = 1."""
     nll = load_workspace(counting(10.0, 20.0, 30.0)).nll

@@ -19,6 +19,7 @@ import json
 import sys
 import tarfile
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,6 +108,18 @@ def published_models(archive: Path, points: int) -> dict[str, tuple[dict, list |
     return models
 
 
+def backgrounds(archive: Path) -> dict[str, dict]:
+    """Background-only workspaces."""
+    found = {}
+    with tarfile.open(archive) as content:
+        for region in REGIONS:
+            file = content.extractfile(f"{region}/BkgOnly.json")
+            if file is None:
+                raise SystemExit(f"{archive} has no {region}/BkgOnly.json")
+            found[f"{region} background only"] = json.load(io.BytesIO(file.read()))
+    return found
+
+
 def compare(name: str, source: dict, patch: list | None, factors: tuple[float, ...], *, minuit: bool) -> Row:
     """Differences between gbistat and pyhf for one model; NaN for MINUIT's where that is not asked for or fails."""
     loaded = load_workspace(source, patch=patch)
@@ -180,6 +193,28 @@ def compare(name: str, source: dict, patch: list | None, factors: tuple[float, .
     )
 
 
+def compare_backgrounds(name: str, source: dict) -> Row:
+    """Differences of the fit of a background-only workspace."""
+    loaded = load_workspace(source, signal=False)
+    begin = time.perf_counter()
+    best = fit(loaded.nll).raise_if_invalid()
+    own = time.perf_counter() - begin
+    with numpy_backend("newton") as pyhf, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        workspace = pyhf.Workspace(source)
+        model = workspace.model(poi_name=None)
+        data = workspace.data(model)
+        begin = time.perf_counter()
+        values, height = pyhf.infer.mle.fit(data, model, return_fitted_val=True)
+        theirs = time.perf_counter() - begin
+        names = [loaded.labels[label] for label in model.config.par_names]
+        point = np.array([best.value(item) for item in names])
+        above = -2.0 * float(model.logpdf(point, data)[0]) - float(height)
+    errors = np.array([best.error(item) or 1.0 for item in names])
+    nan = float("nan")
+    return Row(name, len(names), float(np.abs((values - point) / errors).max()), above, nan, nan, nan, 0, (own, theirs))
+
+
 def main() -> int:
     """Print the table; exit code 1 if a difference leaves its band."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -200,6 +235,15 @@ def main() -> int:
         f"{'model':<36}{'p':>4}{'mu/sigma':>10}{'2 nll':>10}{'qmu~':>10}{'CLs':>10}{'MINUIT':>10}{'s':>8}{'s pyhf':>8}"
     )
     rows = []
+    for name, workspace in ({} if options.likelihoods is None else backgrounds(options.likelihoods)).items():
+        row = compare_backgrounds(name, workspace)
+        rows.append(row)
+        print(
+            f"{row.name:<36}{row.parameters:4d}{row.mu:10.1e}{row.nll:10.1e}{'':30}"
+            f"{row.seconds[0]:8.2f}{row.seconds[1]:8.1f}",
+            flush=True,
+        )
+    print("(mu/sigma of a background-only fit: the largest of all parameters)")
     for name, (workspace, patch) in models.items():
         documented = patch is None
         first = documented or name.split()[0] not in {row.name.split()[0] for row in rows}
@@ -214,8 +258,8 @@ def main() -> int:
     worst = {
         "mu / sigma": max(row.mu for row in rows),
         "2 nll above pyhf": max(row.nll for row in rows),
-        "qmu_tilde": max(row.qmu for row in rows),
-        "CLs": max(row.cls for row in rows),
+        "qmu_tilde": max(row.qmu for row in rows if row.qmu == row.qmu),
+        "CLs": max(row.cls for row in rows if row.cls == row.cls),
         "CLs, MINUIT as shipped": max(row.minuit for row in rows if row.minuit == row.minuit),
     }
     failed = False
