@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from gbistat.binned.export import combine_twins
 from gbistat.binned.fit import binned_inference
+from gbistat.binned.hs3_import import unbinned_from_hs3
 from gbistat.binned.hs3_unbinned import unbinned_to_hs3
 from gbistat.binned.load import load_workspace
 from gbistat.binned.nuisances import standardise
@@ -251,3 +253,90 @@ def test_unbinned_documents(simple: Model, with_ratio: Callable[[Model], Model],
         unbinned_to_hs3(with_ratio(simple), events)
     with pytest.raises(ModelError, match="no window"):
         unbinned_to_hs3(replace(simple, window=None), events)
+
+
+def test_unbinned_there_and_back(simple: Model, make_events: Maker) -> None:
+    events = make_events(2000, 60)
+    rate = Yield({"mu": 2.0}, log_scales={"efficiency": 0.1})
+    model = replace(
+        simple,
+        components=(replace(simple.components[0], rate=rate), simple.components[1]),
+        parameters=(*simple.parameters, Parameter("efficiency", 0.0)),
+        constraints=(*simple.constraints, NormalConstraint("efficiency", 0.0, 1.0)),
+    )
+    again, read = unbinned_from_hs3(json.loads(json.dumps(unbinned_to_hs3(model, events))))
+    assert read.mass.tolist() == events.mass.tolist()
+    assert again.names == ("pull_n_bkg", "pull_slope", "pull_efficiency", "mu")
+    first, second = fit(ExtendedUnbinnedNLL(model, events)), fit(ExtendedUnbinnedNLL(again, read))
+    assert second.value("mu") == pytest.approx(first.value("mu"), abs=1e-4 * first.error("mu"))
+    assert second.error("mu") == pytest.approx(first.error("mu"), rel=1e-4)
+    assert second.nll == pytest.approx(first.nll, abs=1e-6)
+
+
+def hand_written() -> dict:
+    return {
+        "distributions": [
+            {"name": "peak", "type": "gaussian_dist", "x": "m", "mean": "m_X", "sigma": 2.0},
+            {"name": "falling", "type": "exponential_dist", "x": "m", "c": "slope"},
+            {"name": "sum", "type": "mixture_dist", "summands": ["peak", "falling"], "coefficients": ["n_sig", "n_bkg"], "extended": True},
+            {"name": "scale", "type": "gaussian_dist", "x": 91.0, "mean": "m_X", "sigma": 0.5},
+        ],
+        "data": [{"name": "d", "type": "unbinned", "entries": [[88.0], [91.5], [90.2]], "axes": [{"name": "m", "min": 80, "max": 100}]}],
+        "likelihoods": [{"name": "l", "distributions": ["sum"], "data": ["d"], "aux_distributions": ["scale"]}],
+        "domains": [{"name": "box", "type": "product_domain", "axes": [{"name": "m_X", "min": 85.0, "max": 97.0}]}],
+        "parameter_points": [{"name": "p", "parameters": [
+            {"name": "m_X", "value": 91.0}, {"name": "slope", "value": 0.05, "const": True}, {"name": "n_sig", "value": 1.0}, {"name": "n_bkg", "value": 3.0}]}],
+        "analyses": [{"name": "a", "likelihood": "l", "domains": ["box"], "parameters_of_interest": ["n_sig"], "init": "p"}],
+    }  # fmt: skip
+
+
+def test_a_document_from_elsewhere() -> None:
+    model, events = unbinned_from_hs3(hand_written())
+    assert (model.poi, model.signal, model.window.edges) == ("n_sig", "peak", (80.0, 100.0))
+    assert model.parameter("m_X").limits == (85.0, 97.0)
+    assert model.parameter("slope").fixed
+    value = ExtendedUnbinnedNLL(model, events).value(np.array([91.0, 0.05, 1.0, 3.0]))
+    gauss = norm(91.0, 2.0)
+    falling = 0.05 * np.exp(-0.05 * events.mass) / (np.exp(-4.0) - np.exp(-5.0))
+    density = gauss.pdf(events.mass) / (gauss.cdf(100.0) - gauss.cdf(80.0)) + 3.0 * falling
+    assert value == pytest.approx(4.0 - np.log(density).sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("distributions", 0, "type"), "landau_dist", "'peak' is a landau_dist; nearest names: gaussian_dist"),
+        (("distributions", 0, "mean"), "m_Y", "'m_Y' is neither a function nor a parameter; nearest names: m_X"),
+        (("distributions", 0, "x"), "pt", "'peak' is one of 'pt', and the data are 'm'"),
+        (("distributions", 2, "extended"), False, "not an extended mixture_dist"),
+        (("distributions", 3, "type"), "poisson_dist", "auxiliary distribution 'scale' is a poisson_dist"),
+        (("data", 0, "type"), "binned", "only unbinned data of one observable"),
+        (
+            ("analyses", 0, "parameters_of_interest"),
+            ["m_X"],
+            "no yield is proportional to the parameter of interest 'm_X'",
+        ),
+        (
+            ("likelihoods", 0, "distributions"),
+            ["summ"],
+            "nothing called 'summ' among its distributions; nearest names: sum",
+        ),
+    ],
+)
+def test_documents_that_cannot_be_read(place: tuple, value: object, message: str) -> None:
+    document = hand_written()
+    item: object = document
+    for key in place[:-1]:
+        item = item[key]
+    item[place[-1]] = value
+    with pytest.raises(ModelError, match=message):
+        unbinned_from_hs3(document)
+
+
+@pytest.mark.parametrize("expression", ["m_X*slope", "sin(m_X)", "m_X**2", "m_X +"])
+def test_functions_that_cannot_be_read(expression: str) -> None:
+    document = hand_written()
+    document["functions"] = [{"name": "f", "type": "generic_function", "expression": expression}]
+    document["distributions"][0]["mean"] = "f"
+    with pytest.raises(ModelError, match=r"function 'f'.*cannot be read"):
+        unbinned_from_hs3(document)
