@@ -42,6 +42,7 @@ _HOMES = {
     "intervals_by_method": "gbistat.inference.methods",
     "iter_events": "gbistat.data.read",
     "load_model": "gbistat.terms.store",
+    "load_workspace": "gbistat.binned.load",
     "make_shape": "gbistat.terms.shapes.registry",
     "prepare": "gbistat.workflow",
     "profile_interval": "gbistat.inference.profile",

@@ -15,6 +15,7 @@ __all__ = [
     "distributed",
     "h5py",
     "hist",
+    "jsonpatch",
     "keras",
     "mplhep",
     "numba",
@@ -49,6 +50,11 @@ def onnxruntime() -> Any:
 def pyhf() -> Any:
     """pyhf, for the binned cross-check."""
     return _load("pyhf", "the binned cross-check", "gbistat")
+
+
+def jsonpatch() -> Any:
+    """jsonpatch, which comes with pyhf and applies signal patches to workspaces."""
+    return _load("jsonpatch", "patching a workspace", "gbistat")
 
 
 def uproot() -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from gbistat.config import DEFAULT_MODEL, resolve_options
 from gbistat.data.events import ENERGY_UNITS
 from gbistat.data.read import read_events
 from gbistat.data.window import MassWindow
-from gbistat.errors import GbistatError, MissingExtra
+from gbistat.errors import GbistatError, MissingExtra, OptionError
 from gbistat.fit.build import Analysis, build_analysis
 from gbistat.fit.minimize import fit
 from gbistat.fit.result import FitOptions
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from gbistat.binned.comparison import ComparisonOptions
     from gbistat.binned.results import BinnedResult
     from gbistat.config import RunCard, RunOptions
     from gbistat.data.events import Events
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from gbistat.inference.methods import MethodResult
     from gbistat.likelihood.reference import Reference
     from gbistat.terms.store import LoadedModel
+    from gbistat.typing import Json
 
 __all__ = [
     "Steps",
@@ -50,6 +53,7 @@ __all__ = [
     "run_background_training",
     "run_compare",
     "run_export",
+    "run_export_workspace",
     "run_fit",
     "run_limits",
     "run_training",
@@ -154,15 +158,103 @@ def run_limits(options: RunOptions, *, steps: Steps = _silent, binned: bool = Tr
     return _over_windows("limits", options, steps, lambda o, a, s: _limits_window(o, a, s, binned=binned))
 
 
-def run_compare(options: RunOptions, *, steps: Steps = _silent) -> Report:
-    """Unbinned result beside the binned ones, for every window.
+def run_compare(options: RunOptions, *, steps: Steps = _silent, comparison: ComparisonOptions | None = None) -> Report:
+    """Unbinned result beside binned ones, and the cost of binning, for every window.
+
+    Parameters
+    ----------
+    options : RunOptions
+        Model, events, windows.
+    steps : callable, optional
+        Told about each step.
+    comparison : ComparisonOptions, optional
+        Numbers of bins and toys.
 
     Raises
     ------
     GbistatError
         As :func:`run_limits`.
     """
-    return replace(run_limits(options, steps=steps), verb="compare")
+    from gbistat.binned.comparison import ComparisonOptions, compare_binned
+
+    chosen = replace(comparison or ComparisonOptions(), cl=options.cl, intervals=_levels(options.cl))
+
+    def work(options: RunOptions, analysis: Analysis, steps: Steps) -> LimitsOutcome:
+        outcome = _limits_window(options, analysis, steps, binned=True)
+        with steps(f"{outcome.window}: cost of binning, toys"):
+            found = compare_binned(
+                analysis.model, analysis.nll, analysis.events, analysis.reference, outcome.binned, chosen
+            )
+        return replace(outcome, comparison=found, warnings=(*outcome.warnings, *found.notes))
+
+    return _over_windows("compare", options, steps, work)
+
+
+def run_export_workspace(
+    options: RunOptions,
+    observable: str | None = None,
+    *,
+    n_bins: int = 20,
+    min_background: float = 5.0,
+    statistical_errors: bool = True,
+    steps: Steps = _silent,
+) -> tuple[Json, tuple[str, ...]]:
+    """HistFactory workspace of the binned twin; several windows become channels of one workspace.
+
+    Parameters
+    ----------
+    options : RunOptions
+        Model, events, windows.
+    observable : str, optional
+        The mass (by default), a feature, ``"log_ratio"``, or two of these with a colon between.
+    n_bins : int, default 20
+        Number of bins; of two observables that of the second in each bin of the first.
+    min_background : float, default 5
+        Expected background events that a bin has at least, but for those of the mass alone.
+    statistical_errors : bool, default True
+        Whether templates from a finite pool get a ``staterror``.
+    steps : callable, optional
+        Told about each step.
+
+    Returns
+    -------
+    dict, tuple of str
+        The workspace, and what a reader must know.
+
+    Raises
+    ------
+    GbistatError
+        If a window cannot be binned, or windows overlap.
+    """
+    from gbistat.binned.export import combine_twins
+    from gbistat.binned.twin import binned_twin
+
+    windows = sorted(options.windows)
+    for (low, high), (other, end) in pairwise(windows):
+        if other < high:
+            raise OptionError(
+                f"the windows {low:g}-{high:g} and {other:g}-{end:g} GeV share events, and channels of a workspace must not; "
+                "export them one by one"
+            )
+    events, pool = _read(options), load_reference(options.model)
+    twins, notes = {}, []
+    for low, high in options.windows:
+        with steps(f"{low:g}-{high:g} GeV: templates"):
+            analysis = _analyse(options, events, pool, (low, high))
+            label = f"w{low:g}_{high:g}".replace(".", "p")
+            twin = binned_twin(
+                analysis.model,
+                analysis.nll,
+                analysis.events,
+                observable or analysis.events.mass_name,
+                reference=analysis.reference,
+                n_bins=n_bins,
+                min_background=min_background,
+                statistical_errors=statistical_errors,
+            )
+            twins[label] = twin
+            notes += [f"{low:g}-{high:g} GeV: {note}" for note in twin.notes]
+    return combine_twins(twins), tuple(notes)
 
 
 def _read(options: RunOptions) -> Events:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from gbistat import extras
 from gbistat.binned.optimizer import NewtonOptimizer
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
     from gbistat.typing import Json
 
-__all__ = ["OPTIMIZERS", "load_model", "numpy_backend", "validate_workspace"]
+__all__ = ["OPTIMIZERS", "load_model", "numpy_backend", "toy_calculator_defect", "validate_workspace"]
 
 OPTIMIZERS = ("newton", "minuit")
 
@@ -78,6 +81,18 @@ def numpy_backend(optimizer: str = "newton") -> Iterator[Any]:
     finally:
         pyhf.set_backend(*before)
         logger.setLevel(level)
+
+
+def toy_calculator_defect() -> str | None:
+    """Why pyhf's toy calculator cannot be used here, or ``None`` if it can.
+
+    Release 0.7.6 of pyhf calls ``numpy.percentile(..., interpolation=...)``, an argument that numpy 2.4 no longer has.
+    """
+    pyhf = extras.pyhf()
+    source = inspect.getsource(pyhf.tensorlib.__class__.percentile)
+    if "interpolation=interpolation" in source and "interpolation" not in inspect.signature(np.percentile).parameters:
+        return f"the toy calculator of pyhf {pyhf.__version__} fails with numpy {np.__version__}"
+    return None
 
 
 def load_model(pyhf: Any, workspace: Json) -> tuple[Any, Any]:

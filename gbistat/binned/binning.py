@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gbistat.data.window import MassWindow
     from gbistat.typing import BoolArray, FloatArray, IntArray, Json
 
-__all__ = ["LOG_RATIO", "Binning", "automatic_edges", "mass_binning"]
+__all__ = ["LOG_RATIO", "AnyBinning", "Binning", "ProductBinning", "automatic_edges", "mass_binning"]
 
 LOG_RATIO = "log_ratio"
 """Name of the observable ``ln p_s - ln p_b`` at nominal parameters."""
@@ -94,6 +94,91 @@ class Binning:
             "open_ended": self.open_ended,
             "unit": self.unit,
         }
+
+
+@dataclass(frozen=True, eq=False)
+class ProductBinning:
+    """Bins of two observables: in each bin of the first, own bins of the second.
+
+    Parameters
+    ----------
+    first : Binning
+        Bins of the first observable.
+    seconds : tuple of Binning
+        Bins of the second, for each bin of the first in order.
+
+    Raises
+    ------
+    OptionError
+        If there is not one binning of a second observable for each bin of the first.
+
+    Examples
+    --------
+    >>> second = Binning("x", [0.0, 1.0, 2.0])
+    >>> product = ProductBinning(Binning("m_jj", [0.0, 10.0, 20.0]), (second, second))
+    >>> product.index(np.array([[5.0, 1.5], [15.0, 0.5], [25.0, 0.5]])).tolist()
+    [1, 2, -1]
+    """
+
+    first: Binning
+    seconds: tuple[Binning, ...]
+    unit: None = None
+
+    def __post_init__(self) -> None:
+        names = {second.observable for second in self.seconds}
+        if len(self.seconds) != self.first.n_bins or len(names) != 1 or self.first.observable in names:
+            raise OptionError(
+                f"{len(self.seconds)} binnings of {', '.join(sorted(names)) or 'nothing'} for {self.first.n_bins} bins of "
+                f"{self.first.observable}; give one binning of one other observable for each"
+            )
+
+    @property
+    def observable(self) -> str:
+        """Both names, with a colon between."""
+        return f"{self.first.observable}:{self.seconds[0].observable}"
+
+    @property
+    def n_bins(self) -> int:
+        """Number of bins nb."""
+        return sum(second.n_bins for second in self.seconds)
+
+    def index(self, values: FloatArray) -> IntArray:
+        """Bin of each pair of values (n, 2), shape (n,); -1 outside of all bins."""
+        outer = self.first.index(values[:, 0])
+        result = np.full(outer.size, -1, dtype=np.int64)
+        begin = 0
+        for number, second in enumerate(self.seconds):
+            rows = np.flatnonzero(outer == number)
+            inner = second.index(values[rows, 1])
+            result[rows] = np.where(inner < 0, -1, begin + inner)
+            begin += second.n_bins
+        return result
+
+    def counts(self, values: FloatArray, weights: FloatArray | None = None) -> FloatArray:
+        """Number (or sum of weights) of the pairs in each bin, shape (nb,)."""
+        index = self.index(values)
+        inside = index >= 0
+        chosen = None if weights is None else weights[inside]
+        return np.bincount(index[inside], chosen, minlength=self.n_bins).astype(np.float64)
+
+    def describe(self, number: int) -> str:
+        """Name a bin in a message."""
+        for outer, second in enumerate(self.seconds):
+            if number < second.n_bins:
+                return f"{self.first.describe(outer)}, {second.describe(number)}"
+            number -= second.n_bins
+        return f"bin {number} beyond the last"
+
+    def to_dict(self) -> Json:
+        """Plain numbers, for JSON."""
+        return {
+            "observable": self.observable,
+            "first": self.first.to_dict(),
+            "seconds": [second.to_dict() for second in self.seconds],
+        }
+
+
+AnyBinning: TypeAlias = Binning | ProductBinning
 
 
 def mass_binning(window: MassWindow, *, n_bins: int = 20, observable: str = "m_jj") -> Binning:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gbistat.binned.binning import LOG_RATIO, Binning, automatic_edges, check_method
+from gbistat.binned.binning import (
+    LOG_RATIO,
+    Binning,
+    ProductBinning,
+    automatic_edges,
+    check_method,
+    mass_binning,
+)
 from gbistat.data.events import Events
 from gbistat.errors import ModelError, OptionError, nearest
 from gbistat.likelihood.mixture import Mixture
@@ -20,7 +27,7 @@ if TYPE_CHECKING:
     from gbistat.likelihood.reference import Reference
     from gbistat.typing import FloatArray
 
-__all__ = ["event_values", "feature_binning", "log_ratio", "log_ratio_binning", "reference_values"]
+__all__ = ["event_values", "feature_binning", "log_ratio", "log_ratio_binning", "product_binning", "reference_values"]
 
 MIN_POOL_POINTS = 10
 """Pool events a bin has at least: 30 % statistical error of a template at worst."""
@@ -66,7 +73,7 @@ def event_values(
     mixture: Mixture | None = None,
     held: Mapping[str, float] | None = None,
 ) -> FloatArray:
-    """Observable of each event, shape (n,).
+    """Observable of each event, shape (n,); (n, 2) for two observables (``"m_jj:log_ratio"``).
 
     Parameters
     ----------
@@ -75,7 +82,7 @@ def event_values(
     events : Events
         The events, inside the model's window.
     observable : str
-        Name of the mass, of a feature, or ``"log_ratio"``.
+        Name of the mass, of a feature, ``"log_ratio"``, or two of these with a colon between.
     mixture : Mixture, optional
         The model's components at these events, if at hand: saves the evaluation of a network.
     held : mapping of str to float, optional
@@ -89,6 +96,9 @@ def event_values(
         If the log ratio is not defined.
     """
     check_observable(observable, events)
+    if ":" in observable:
+        pair = [event_values(model, events, o, mixture=mixture, held=held) for o in observable.split(":")]
+        return np.stack(pair, axis=1)
     if observable != LOG_RATIO:
         return np.asarray(events.feature(observable), dtype=np.float64)
     if mixture is not None and mixture.size != len(events):
@@ -99,7 +109,7 @@ def event_values(
 def reference_values(
     model: Model, reference: Reference, observable: str, held: Mapping[str, float] | None = None
 ) -> FloatArray:
-    """Observable of each reference point, shape (n,).
+    """Observable of each reference point, shape (n,); (n, 2) for two observables.
 
     The signal density of a reference is normalised on its points; the log ratio is that of the events, without
     this normalisation.
@@ -111,13 +121,15 @@ def reference_values(
     ModelError
         If the reference has no events, or the log ratio is not defined.
     """
+    if ":" in observable:
+        return np.stack([reference_values(model, reference, o, held) for o in observable.split(":")], axis=1)
     if observable == LOG_RATIO:
         shift = float(np.log(reference.normalisation))
         return log_ratio(model, reference.mixture, held) + shift
     if reference.events is None:
         raise ModelError(f"templates in {observable} need reference events, and this reference has none; give a pool")
     check_observable(observable, reference.events)
-    return reference.events.feature(observable)
+    return np.asarray(reference.events.feature(observable), dtype=np.float64)
 
 
 def check_observable(observable: str, events: Events) -> None:
@@ -129,8 +141,13 @@ def check_observable(observable: str, events: Events) -> None:
         If not.
     """
     known = (events.mass_name, *events.names, LOG_RATIO)
-    if observable not in known:
-        raise OptionError(f"there is no observable {observable!r} to bin in; {nearest(observable, known)}")
+    parts = observable.split(":")
+    if len(parts) > 2 or (len(parts) == 2 and parts[0] == parts[1]):
+        raise OptionError(f"observable {observable!r}: give one name, or two different ones with a colon between")
+    for part in parts:
+        if part in known:
+            continue
+        raise OptionError(f"there is no observable {part!r} to bin in; {nearest(part, known)}")
 
 
 def usable_reference(
@@ -170,6 +187,7 @@ def log_ratio_binning(
     *,
     n_bins: int = 30,
     min_background: float = 5.0,
+    min_points: int = MIN_POOL_POINTS,
     method: str = "information",
     held: Mapping[str, float] | None = None,
 ) -> Binning:
@@ -186,6 +204,8 @@ def log_ratio_binning(
     min_background : float, default 5
         Expected background events of a bin. The asymptotic formulae and the template need them, and the merged top bins cost
         sensitivity, which an unbinned likelihood does not lose.
+    min_points : int, default 10
+        Pool events of a bin: 30 % statistical error of a template at worst.
     method : {"information", "quantile"}
         Least loss of information on the signal yield (see :func:`gbistat.binned.binning.automatic_edges`), or equal
         numbers of background events.
@@ -210,7 +230,7 @@ def log_ratio_binning(
         n_bins=n_bins,
         score=score,
         min_background=min_background,
-        min_points=MIN_POOL_POINTS if known.kind == "pool" else 1,
+        min_points=min_points if known.kind == "pool" else 1,
     )
     return Binning(LOG_RATIO, edges, open_ended=True)
 
@@ -238,6 +258,75 @@ def feature_binning(
     )
     unit = "1" if known.events is None else known.events.units[feature]
     return Binning(feature, edges, open_ended=True, unit=unit)
+
+
+def product_binning(
+    model: Model,
+    reference: Reference | None,
+    observable: str,
+    *,
+    mass_name: str = "m_jj",
+    n_bins: tuple[int, int] = (5, 20),
+    min_background: float = 5.0,
+) -> ProductBinning:
+    """Bins of two observables: the first as by itself, the second in each of its bins.
+
+    Parameters
+    ----------
+    model : Model
+        One signal and one background.
+    reference : Reference
+        Quadrature or a pool.
+    observable : str
+        Two names with a colon between.
+    mass_name : str, default "m_jj"
+        Which observable is the mass: it gets bins of equal width.
+    n_bins : (int, int)
+        Number of bins of the first, and of the second in each of them, to begin with.
+    min_background : float, default 5
+        Expected background events of a bin.
+
+    Raises
+    ------
+    OptionError
+        If there is no such observable.
+    ModelError
+        If there is no reference, or an observable is the same everywhere.
+    """
+    known = usable_reference(model, reference, observable)
+    one, other = observable.split(":")
+    pairs = reference_values(model, known, observable)
+    background = _background_weights(model, known, None)
+    points = MIN_POOL_POINTS if known.kind == "pool" else 1
+    if one == mass_name and model.window is not None:
+        first = mass_binning(model.window, n_bins=n_bins[0], observable=one)
+    else:
+        edges = _edges(pairs[:, 0], background, one, n_bins[0], min_background, points)
+        first = Binning(one, edges, open_ended=True, unit=_unit(known, one))
+    seconds = []
+    for number in range(first.n_bins):
+        rows = first.index(pairs[:, 0]) == number
+        if other == mass_name and model.window is not None:
+            seconds.append(mass_binning(model.window, n_bins=n_bins[1], observable=other))
+        else:
+            edges = _edges(pairs[rows, 1], background[rows], other, n_bins[1], min_background, points)
+            seconds.append(Binning(other, edges, open_ended=True, unit=_unit(known, other)))
+    return ProductBinning(first, tuple(seconds))
+
+
+def _edges(
+    values: FloatArray, background: FloatArray, observable: str, n_bins: int, min_background: float, min_points: int
+) -> FloatArray:
+    score = _score(values, background) if observable == LOG_RATIO else None
+    return automatic_edges(
+        values, background, n_bins=n_bins, score=score, min_background=min_background, min_points=min_points
+    )
+
+
+def _unit(reference: Reference, observable: str) -> str:
+    if observable == LOG_RATIO or reference.events is None:
+        return "1"
+    return reference.events.units.get(observable, "1")
 
 
 def _pair(model: Model) -> tuple[int, int]:

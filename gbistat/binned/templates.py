@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gbistat.binned.binning import Binning
 from gbistat.binned.observables import reference_values, usable_reference
 from gbistat.errors import ModelError
 from gbistat.likelihood.components import LogOffset, MassFactor
@@ -28,7 +29,7 @@ from gbistat.likelihood.parameters import start_vector
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gbistat.binned.binning import Binning
+    from gbistat.binned.binning import AnyBinning
     from gbistat.likelihood.components import Component, Factor
     from gbistat.likelihood.model import Model
     from gbistat.likelihood.reference import Reference
@@ -73,7 +74,7 @@ class Templates:
     def __init__(
         self,
         model: Model,
-        binning: Binning,
+        binning: AnyBinning,
         *,
         mass_name: str = "m_jj",
         reference: Reference | None = None,
@@ -135,7 +136,7 @@ class Templates:
             If the parameters give no density.
         """
         density = self._densities[component]
-        if density is not None:
+        if density is not None and isinstance(self.binning, Binning):
             names = self.model.names
             values = theta[np.array([names.index(name) for name in density.parameters], dtype=np.int64)]
             return self._tilted(component, theta, density.probabilities(self.binning.edges, values))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gbistat.binned.binning import LOG_RATIO, mass_binning
 from gbistat.binned.fit import binned_inference
-from gbistat.binned.observables import log_ratio_binning
+from gbistat.binned.observables import check_observable, feature_binning, log_ratio_binning, product_binning
 from gbistat.binned.workspace import to_pyhf
 from gbistat.errors import FitFailed, ModelError, ParameterError, ScanRangeError
 from gbistat.fit.minimize import fit
@@ -15,12 +15,16 @@ from gbistat.likelihood.reference import needs_pool
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gbistat.binned.binning import AnyBinning
     from gbistat.binned.results import BinnedResult
     from gbistat.binned.workspace import BinnedTwin
     from gbistat.data.events import Events
     from gbistat.likelihood.model import Model
     from gbistat.likelihood.nll import ExtendedUnbinnedNLL
     from gbistat.likelihood.reference import Reference
+
+MASS_SLICES = 5
+"""Bins of the first of two observables."""
 
 __all__ = ["binned_results", "binned_twin", "unconstrained_shapes"]
 
@@ -109,21 +113,24 @@ def binned_twin(
     held: dict[str, float] | None = None,
     n_bins: int = 20,
     min_background: float = 5.0,
+    statistical_errors: bool = True,
 ) -> BinnedTwin:
-    """Binned twin of a likelihood in the mass or the log ratio, with the usual bins.
+    """Binned twin of a likelihood with automatic bins.
 
     Parameters
     ----------
     model, nll, events, reference
         See :func:`binned_results`.
     observable : str
-        Name of the mass, or ``"log_ratio"``.
+        Name of the mass, of a feature, ``"log_ratio"``, or two of these with a colon between (``"m_jj:log_ratio"``).
     held : dict of str to float, optional
         Parameters to hold.
     n_bins : int, default 20
-        Number of bins.
+        Number of bins; of two observables that of the second in each bin of the first, of which there are up to 5.
     min_background : float, default 5
-        Expected background events of a bin of the log ratio.
+        Expected background events of a bin, but for those of the mass alone.
+    statistical_errors : bool, default True
+        Whether templates from a finite pool get a ``staterror``.
 
     Raises
     ------
@@ -132,14 +139,35 @@ def binned_twin(
     OptionError
         If an option is out of its range.
     """
-    if observable == LOG_RATIO:
+    binning: AnyBinning
+    check_observable(observable, events)
+    if ":" in observable:
+        binning = product_binning(
+            model,
+            reference,
+            observable,
+            mass_name=events.mass_name,
+            n_bins=(min(n_bins, MASS_SLICES), n_bins),
+            min_background=min_background,
+        )
+    elif observable == LOG_RATIO:
         binning = log_ratio_binning(model, reference, n_bins=n_bins, min_background=min_background, held=held)
+    elif observable != events.mass_name:
+        binning = feature_binning(model, reference, observable, n_bins=n_bins, min_background=min_background)
     elif model.window is None:
         raise ModelError("bins of the mass need a window, and this model has none; make the bins by hand (Binning)")
     else:
         binning = mass_binning(model.window, n_bins=n_bins, observable=events.mass_name)
     usable = None if reference is not None and reference.kind == "data" else reference
-    return to_pyhf(model, events, binning, reference=usable, mixture=nll.mixture, held=held)
+    return to_pyhf(
+        model,
+        events,
+        binning,
+        reference=usable,
+        mixture=nll.mixture,
+        held=held,
+        statistical_errors=statistical_errors,
+    )
 
 
 def unconstrained_shapes(model: Model) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from gbistat.likelihood.reference import Reference
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gbistat.binned.binning import Binning
+    from gbistat.binned.binning import AnyBinning
     from gbistat.binned.nuisances import Standardised
     from gbistat.binned.samples import Sample
     from gbistat.data.events import Events
@@ -41,7 +41,7 @@ class BinnedTwin:
     ----------
     observable : str
         What is binned.
-    binning : Binning
+    binning : Binning or ProductBinning
         The nb bins.
     workspace : dict
         HistFactory JSON, valid for schema 1.0.0. Parameters have the names of the model's; constrained ones are in
@@ -59,7 +59,7 @@ class BinnedTwin:
     """
 
     observable: str
-    binning: Binning
+    binning: AnyBinning
     workspace: Json
     observed: FloatArray
     samples: Mapping[str, FloatArray]
@@ -86,7 +86,7 @@ class BinnedTwin:
 def to_pyhf(
     model: Model,
     events: Events,
-    binning: Binning,
+    binning: AnyBinning,
     *,
     reference: Reference | None = None,
     mixture: Mixture | None = None,
@@ -101,7 +101,7 @@ def to_pyhf(
         One signal and backgrounds (one, for the log ratio).
     events : Events
         Observed events, inside the model's window.
-    binning : Binning
+    binning : Binning or ProductBinning
         Bins of the mass, of a feature, or of the log ratio.
     reference : Reference, optional
         Quadrature or a pool of background events; not needed for bins of the mass where each component has a mass density.
@@ -182,7 +182,7 @@ def to_pyhf(
     )
 
 
-def _check_events(model: Model, events: Events, binning: Binning) -> None:
+def _check_events(model: Model, events: Events, binning: AnyBinning) -> None:
     check_observable(binning.observable, events)
     unit = events.units.get(binning.observable, binning.unit)
     if binning.unit not in (None, unit):
@@ -209,7 +209,7 @@ def _tilting(model: Model, events: Events, mixture: Mixture | None, reference: R
     return Reference(known, measure, "data", float(len(events)), 1.0, events)
 
 
-def _check_bins(model: Model, binning: Binning, samples: Sequence[Sample]) -> None:
+def _check_bins(model: Model, binning: AnyBinning, samples: Sequence[Sample]) -> None:
     signal = sum((s.counts for s in samples if s.scaled_by == model.poi), np.zeros(binning.n_bins))
     rest = sum((s.counts for s in samples if s.scaled_by != model.poi), np.zeros(binning.n_bins))
     if not signal.any():

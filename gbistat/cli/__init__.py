@@ -19,7 +19,8 @@ __all__ = ["main"]
 VERBS = {
     "fit": ("gbistat.cli.results", "Fit mu and the background in a window; profile intervals."),
     "limits": ("gbistat.cli.results", "Intervals, CLs upper limit with expected band, significance, pyhf beside it."),
-    "compare": ("gbistat.cli.results", "Unbinned result beside binned ones from pyhf."),
+    "compare": ("gbistat.cli.results", "Unbinned result beside binned ones; the cost of binning."),
+    "export-workspace": ("gbistat.cli.workspaces", "Write the binned twin as a HistFactory workspace for pyhf."),
     "toys": ("gbistat.cli.toys", "Throw toys: on one core, many, or a cluster; merge their files."),
     "coverage": (
         "gbistat.cli.coverage",
@@ -41,7 +42,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        command = getattr(importlib.import_module(VERBS[cmd_name][0]), f"{cmd_name}_command")
+        command = getattr(importlib.import_module(VERBS[cmd_name][0]), f"{cmd_name.replace('-', '_')}_command")
         return command if isinstance(command, click.Command) else None
 
     def resolve_command(

@@ -49,6 +49,17 @@ def model_show(model: str | None, as_json: bool, debug: bool) -> None:
         click.echo(f"{name:<{width}}  {text}")
 
 
+@model_command.command("schema")
+@click.argument("kind", default="model", metavar="[model|term]")
+def model_schema(kind: str) -> None:
+    """Print the JSON Schema of model.json or term.json."""
+    import json
+
+    from gbistat.terms.schemas import published_schema
+
+    click.echo(json.dumps(published_schema(kind), indent=2))
+
+
 def _model_lines(model: LoadedModel) -> list[tuple[str, str]]:
     spec = model.spec
     unit = spec.mass.unit

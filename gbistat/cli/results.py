@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gbistat.report.outcomes import Report
     from gbistat.workflow import Steps
 
-__all__ = ["compare_command", "fit_command", "limits_command"]
+__all__ = ["compare_command", "fit_command", "limits_command", "progress"]
 
 
 @click.command("fit")
@@ -54,11 +54,25 @@ def limits_command(no_binned: bool, **options: Any) -> int:
 
 @click.command("compare")
 @common
-def compare_command(**options: Any) -> int:
-    """Compare the unbinned result with binned ones from pyhf: estimate, interval, limits, significance."""
+@click.option(
+    "--bins", type=int, default=200, show_default=True, help="Bins of the log ratio that get a row of their own."
+)
+@click.option("--toys", type=int, default=50, show_default=True, help="Toys that all methods fit; 0 for none.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the toys.")
+def compare_command(bins: int, toys: int, seed: int, **options: Any) -> int:
+    """Compare the unbinned result with binned ones: bins of the log ratio, a bump hunt in the mass, cut and count.
+
+    Tells estimates, intervals, limits and significances, how far estimates of the same toys are apart, and what binning
+    costs as a function of the number of bins.
+    """
     from gbistat.workflow import run_compare
 
-    return _run(run_compare, options)
+    def work(run: RunOptions, *, steps: Steps) -> Report:
+        from gbistat.binned.comparison import ComparisonOptions
+
+        return run_compare(run, steps=steps, comparison=ComparisonOptions(main_bins=bins, toys=toys, seed=seed))
+
+    return _run(work, options)
 
 
 def _run(work: Callable[..., Report], options: dict[str, Any]) -> int:
@@ -71,7 +85,7 @@ def _run(work: Callable[..., Report], options: dict[str, Any]) -> int:
         from gbistat.report.files import check_writable
 
         check_writable(output, None if json_path in (None, "-") else Path(str(json_path)))
-    with _progress() as steps:
+    with progress() as steps:
         report = work(run, steps=steps)
         written: list[Path] = []
         if output is not None:
@@ -100,7 +114,7 @@ def _run(work: Callable[..., Report], options: dict[str, Any]) -> int:
 
 
 @contextmanager
-def _progress() -> Iterator[Steps]:
+def progress() -> Iterator[Steps]:
     """Progress bar on standard error, if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda description: nullcontext()

@@ -12,6 +12,9 @@ from gbistat.inference.neyman_results import ToyInterval
 from gbistat.report.outcomes import LimitsOutcome
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gbistat.binned.convergence import Convergence, Differences
     from gbistat.binned.results import BinnedResult
     from gbistat.inference.results import IntervalResult, LimitResult
     from gbistat.inference.toy_limit_results import ToyLimit
@@ -173,9 +176,10 @@ def _show_comparison(console: Console, outcome: LimitsOutcome) -> None:
         f"{100 * outcome.intervals[poi][0].cl:.4g} % interval",
         "local Z",
         "limit",
-        "expected",
-        "1 sigma",
-        "expected limit / unbinned",
+        "expected (/ unbinned)",
+        "toys",
+        "correlation",
+        "pull",
     )
     table = Table(*columns, title=_title(outcome), title_justify="left")
     base = outcome.limit.expected[2]
@@ -187,19 +191,50 @@ def _show_comparison(console: Console, outcome: LimitsOutcome) -> None:
         f"{outcome.discovery.z:.2f}",
         number(outcome.limit.observed),
         number(base),
-        _band(outcome.limit, 1, 3),
-        "1",
+        "",
+        "",
+        "",
     )
-    for twin in outcome.binned:
+    found = outcome.comparison
+    if found is None:
+        return
+    for row in found.rows:
+        result, toys = row.result, row.toys
         table.add_row(
-            _twin_title(twin),
-            _value(twin.value, twin.error),
-            segments(twin.intervals[0], twin.error) if twin.intervals else "",
-            f"{twin.discovery.z:.2f}",
-            number(twin.limit.observed),
-            number(twin.limit.expected[2]),
-            _band(twin.limit, 1, 3),
-            f"{twin.limit.expected[2] / base:.3f}",
+            row.name,
+            _value(result.value, result.error),
+            segments(result.intervals[0], result.error) if result.intervals else "",
+            f"{result.discovery.z:.2f}",
+            number(result.limit.observed),
+            f"{number(result.limit.expected[2])} ({result.limit.expected[2] / base:.3f})",
+            "" if toys is None else f"{toys.mean:+.3f} +- {toys.spread:.3f}",
+            "" if toys is None else f"{toys.correlation:.4f}",
+            "" if row.pull is None else f"{row.pull:+.1f}",
+        )
+    console.print(table)
+    if found.toys:
+        console.print(
+            f"toys: differences to unbinned estimates of the same {found.toys[0].n_toys} toys, in units of the error, and their "
+            "correlation; pull: the difference in the data, less the mean and over the spread of that in toys"
+        )
+    if found.convergence is not None:
+        _show_convergence(console, found.convergence, found.toys)
+
+
+def _show_convergence(console: Console, convergence: Convergence, toys: Sequence[Differences]) -> None:
+    columns = ("bins in the log ratio", "expected limit", "over unbinned", "information lost", "data", "toys")
+    title = f"what binning costs (expected limit before data, unbinned {number(convergence.expected)})"
+    table = Table(*columns, title=title, title_justify="left")
+    by_number = {int(item.name.split()[0]): item for item in toys if item.name.split()[0].isdigit()}
+    for point in convergence.points:
+        item = by_number.get(point.n_bins)
+        table.add_row(
+            str(point.n_bins),
+            number(point.expected),
+            f"{100 * (point.ratio - 1):+.2f} %",
+            f"{100 * point.information_loss:.2f} %",
+            f"{(point.estimate - convergence.estimate) / convergence.error:+.3f}",
+            "" if item is None else f"{item.mean:+.3f} +- {item.spread:.3f}",
         )
     console.print(table)
 

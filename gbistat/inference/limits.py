@@ -132,10 +132,7 @@ class AsymptoticCLs:
         index = self.nll.names.index(self.poi)
         low, high = theta.copy(), theta.copy()
         low[index], high[index] = 0.0, 1.0
-        gain = 0.0
-        for mixture in self.nll.mixtures:
-            position = [self.nll.names.index(name) for name in mixture.names]
-            gain += float((mixture.yields(high[position]) - mixture.yields(low[position])).sum())
+        gain = self.nll.expected_events(high) - self.nll.expected_events(low)
         return 1.0 / gain if gain > 0 else 0.0
 
     def _sigma(self) -> float:
@@ -164,7 +161,7 @@ class AsymptoticCLs:
 
 def upper_limit(
     nll: NLL,
-    references: tuple[Reference, ...] | Reference,
+    references: tuple[Reference, ...] | Reference = (),
     *,
     poi: str | None = None,
     cl: float = 0.95,
@@ -177,7 +174,7 @@ def upper_limit(
     nll : NLL
         Likelihood of the data.
     references : Reference or tuple of Reference
-        What Asimov sets are made of, one for each data term.
+        What Asimov sets are made of, one for each unbinned data term.
     poi : str, optional
         Parameter of interest; the likelihood's own by default.
     cl : float, default 0.95

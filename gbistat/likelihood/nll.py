@@ -16,7 +16,9 @@ import numpy as np
 
 from gbistat.data.events import Events
 from gbistat.errors import EventsError, ModelError, OptionError
+from gbistat.likelihood.auxiliary import AuxiliaryMeasurements
 from gbistat.likelihood.components import Component, LogArray, Yield
+from gbistat.likelihood.histfactory import BinnedTerm
 from gbistat.likelihood.mixture import Evaluation, Mixture
 from gbistat.likelihood.model import Model
 from gbistat.likelihood.parameters import Parameter, index_of, merge_parameters, start_vector
@@ -44,7 +46,7 @@ class NLL:
     mixtures : sequence of Mixture
         Data terms; their names are a subset of the parameters.
     constraints : sequence of Constraint
-        Auxiliary measurements.
+        Auxiliary measurements, and the counts of binned models.
     poi : str
         Parameter of interest.
     convex : set of str
@@ -145,6 +147,8 @@ class NLL:
             part = theta[index]
             if isinstance(term, Mixture):
                 result = term.evaluate(part, with_value=with_value, free=None if free is None else free[index])
+            elif isinstance(term, (BinnedTerm, AuxiliaryMeasurements)):
+                result = term.evaluate(part, with_value=with_value)
             else:
                 result = Evaluation(term.value(part), term.gradient(part), term.hessian(part))
             value += result.value
@@ -166,12 +170,18 @@ class NLL:
         """
         moved = theta.copy()
         moved[index_of(name, self.parameters)] += 1.0
-        gain = sum(
-            float((term.yields(moved[index]) - term.yields(theta[index])).sum())
-            for term, index in self._terms
-            if isinstance(term, Mixture)
-        )
+        gain = self.expected_events(moved) - self.expected_events(theta)
         return 1.0 / gain if gain > 0 else 0.0
+
+    def expected_events(self, theta: FloatArray) -> float:
+        """Expected number of events in all data, unbinned and binned, at a parameter vector."""
+        counted = [(term, index) for term, index in self._terms if isinstance(term, (Mixture, BinnedTerm))]
+        return float(sum(float(term.yields(theta[index]).sum()) for term, index in counted))
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether nuisances of a binned model may have a minimum on either side: fits then begin at several points."""
+        return any(isinstance(term, BinnedTerm) and term.expectation.is_folded for term in self.constraints)
 
     def replaced(self, mixtures: Sequence[Mixture], constraints: Sequence[Constraint]) -> NLL:
         """Same parameters on other data and other auxiliary measurements (Asimov sets, toys)."""

@@ -150,8 +150,12 @@ def _compare_entry(outcome: FitOutcome) -> Json:
             "significance": limits.discovery.to_dict(),
         }
     ]
-    rows += [{"name": f"binned in {twin.observable}", **twin.to_dict()} for twin in limits.binned]
-    return {**_common(outcome), "rows": rows, "warnings": list(outcome.warnings)}
+    found = limits.comparison
+    if found is None:
+        rows += [{"name": f"binned in {twin.observable}", **twin.to_dict()} for twin in limits.binned]
+        return {**_common(outcome), "rows": rows, "warnings": list(outcome.warnings)}
+    rows += [row.to_dict() for row in found.rows]
+    return {**_common(outcome), "rows": rows, **found.to_dict(), "warnings": list(outcome.warnings)}
 
 
 def _limit(outcome: LimitsOutcome) -> Json:

@@ -14,6 +14,7 @@ from gbistat.report.outcomes import LimitsOutcome
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gbistat.binned.comparison import Comparison
     from gbistat.report.outcomes import FitOutcome, Report
 
 __all__ = ["check_writable", "write_report", "write_text"]
@@ -131,9 +132,27 @@ def _figures(verb: str, outcome: FitOutcome, directory: Path, suffix: str) -> li
 
         written.append(directory / f"neyman{suffix}.png")
         save_neyman(constructed, written[-1], label=label)
+    if isinstance(outcome, LimitsOutcome) and outcome.comparison is not None:
+        written += _comparison_figures(outcome.comparison, directory, suffix)
     if isinstance(outcome, LimitsOutcome) and outcome.binned:
         rows = [("unbinned", outcome.limit)]
-        rows += [(f"{twin.n_bins} bins in {mass_symbol(twin.observable)}", twin.limit) for twin in outcome.binned]
+        if outcome.comparison is not None:
+            rows += [(row.name, row.result.limit) for row in outcome.comparison.rows]
+        else:
+            rows += [(f"{twin.n_bins} bins in {mass_symbol(twin.observable)}", twin.limit) for twin in outcome.binned]
         written.append(directory / f"comparison{suffix}.png")
         save_comparison(rows, written[-1], label=label)
+    return written
+
+
+def _comparison_figures(comparison: Comparison, directory: Path, suffix: str) -> list[Path]:
+    from gbistat.plotting.binned import save_convergence, save_post_fit
+
+    written = []
+    if comparison.convergence is not None:
+        written.append(directory / f"convergence{suffix}.png")
+        save_convergence(comparison.convergence, comparison.toys, written[-1])
+    for post in comparison.post_fits:
+        written.append(directory / f"post_fit_{post.channel.replace(':', '_')}{suffix}.png")
+        save_post_fit(post, written[-1])
     return written

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gbistat.binned.comparison import Comparison
     from gbistat.binned.results import BinnedResult
     from gbistat.data.window import MassWindow
     from gbistat.fit.build import Analysis
@@ -82,6 +83,8 @@ class LimitsOutcome(FitOutcome):
         Local significance.
     binned : tuple of BinnedResult
         pyhf on the same events: in bins of the mass, and of the network's log ratio where there is one.
+    comparison : Comparison or None
+        The same beside more binned methods, for the verb "compare".
     """
 
     limit: LimitResult
@@ -89,6 +92,7 @@ class LimitsOutcome(FitOutcome):
     cls_scan: CLsScan
     discovery: DiscoveryResult
     binned: tuple[BinnedResult, ...]
+    comparison: Comparison | None = None
 
     @property
     def toy_limit(self) -> ToyLimit | None:

@@ -107,7 +107,7 @@ def test_json_on_standard_output_is_only_json(capsys):
 
 
 def test_compare(capsys):
-    document = json.loads(run(capsys, "compare", "--window", 3300, 3700, "--json", "-"))
+    document = json.loads(run(capsys, "compare", "--window", 3300, 3700, "--toys", 4, "--json", "-"))
     names = [row["name"] for row in document["results"][0]["rows"]]
     assert names[0] == "unbinned"
     assert any("m_jj" in name for name in names)
