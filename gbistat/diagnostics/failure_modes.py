@@ -164,7 +164,7 @@ def failure_modes(
     shape = weight_shape(scores)
     hi, lo = (min((t.p_value for t in tails if t.side == side), default=1.0) for side in ("high", "low"))
     places = _places(slices)
-    symmetric = abs(moments.skewness) < 1 and shape.below < 4 * shape.above < 16 * shape.below
+    symmetric = shape.below < 4 * shape.above < 16 * shape.below
     missing, spurious = moments.missing_mass, moments.spurious_mass
     modes = [
         _mode(
