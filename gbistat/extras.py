@@ -15,6 +15,7 @@ __all__ = [
     "distributed",
     "h5py",
     "hist",
+    "jinja2",
     "keras",
     "mplhep",
     "numba",
@@ -22,6 +23,7 @@ __all__ = [
     "pyarrow",
     "pyhf",
     "pyplot",
+    "sklearn_ensemble",
     "tensorflow",
     "threadpoolctl",
     "uproot",
@@ -107,9 +109,19 @@ def tensorflow() -> Any:
     return _load("tensorflow", "training a network", "gbistat[train]")
 
 
+def jinja2() -> Any:
+    """jinja2, which fills the template of the report."""
+    return _load("jinja2", "writing a report", "gbistat")
+
+
 def keras() -> Any:
     """Keras 3 (extra ``train``)."""
     return _load("keras", "training a network", "gbistat[train]")
+
+
+def sklearn_ensemble() -> Any:
+    """Boosted trees of scikit-learn (extra ``train``), for two-sample tests."""
+    return _load("sklearn.ensemble", "telling samples from events", "gbistat[train]")
 
 
 def numba() -> Any:

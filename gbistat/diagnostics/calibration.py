@@ -122,10 +122,14 @@ def calibrate(scores: Scores, *, n_bins: int = 20) -> Calibration:
     n_data = int(label.sum())
     log_odds = math.log(n_data / (label.size - n_data))
     probability = expit(log_weight + log_odds)
-    order = np.argsort(log_weight, kind="stable")
+    # Edges between values, not places in an order: trees give many events the same output.
+    edges = np.unique(np.sort(log_weight)[np.arange(1, n_bins) * log_weight.size // n_bins])
+    code = np.searchsorted(edges, log_weight, side="right")
     bins = []
     chi2 = 0.0
-    for rows in np.array_split(order, n_bins):
+    for rows in (np.flatnonzero(code == b) for b in range(edges.size + 1)):
+        if not rows.size:
+            continue
         own, data = probability[rows], label[rows]
         expected, variance = float(own.sum()), float(np.sum(own * (1.0 - own)))
         observed = int(data.sum())
@@ -136,12 +140,8 @@ def calibrate(scores: Scores, *, n_bins: int = 20) -> Calibration:
         generated = log_weight[rows][~data]
         with np.errstate(over="ignore"):
             mean = float(np.mean(np.exp(generated))) if generated.size else math.nan
-        ends = log_weight[rows]
-        bins.append(
-            CalibrationBin(
-                float(ends[0]), float(ends[-1]), observed, int(generated.size), expected, math.sqrt(variance), mean
-            )
-        )
+        ends = float(log_weight[rows].min()), float(log_weight[rows].max())
+        bins.append(CalibrationBin(*ends, observed, int(generated.size), expected, math.sqrt(variance), mean))
     finite = log_weight[np.isfinite(log_weight)]
     estimable = bool(finite.size > 10 and np.std(finite) > NARROW)
     intercept, slope = Estimate(math.nan, math.nan), Estimate(math.nan, math.nan)
@@ -149,7 +149,7 @@ def calibrate(scores: Scores, *, n_bins: int = 20) -> Calibration:
         intercept, slope = recalibration(scores)
     within = float(np.sum(probability * (1 - probability)))
     free = sum(float(np.var(probability[side])) * int(side.sum()) for side in (label, ~label)) / within if within else 1
-    degrees = n_bins - 1 + min(free, 1.0)
+    degrees = max(len(bins) - 1 + min(free, 1.0), 0.1)
     return Calibration(chi2, degrees, float(chdtrc(degrees, chi2)), intercept, slope, estimable, tuple(bins))
 
 

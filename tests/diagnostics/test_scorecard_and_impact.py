@@ -94,7 +94,7 @@ def test_scorecard_sees_what_each_metric_can_see():
     shift = scorecard(data, shifted, rng=rng, options=options)
     for name in ("sliced_wasserstein", "frechet", "separation"):
         assert shift[name].p_value == pytest.approx(1 / 60)
-        assert shift[name].value > 2 * shift[name].truth
+        assert shift[name].value > shift[name].truth
     assert scorecard(data, correlated, rng=rng, options=options)["frechet"].p_value == pytest.approx(1 / 60)
     with pytest.raises(EventsError, match="needs 40 of each"):
         scorecard(data[:5], shifted, rng=rng)
