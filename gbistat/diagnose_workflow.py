@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from gbistat.diagnostics.overfitting import compare_with_training, ensemble_stab
 from gbistat.diagnostics.scorecard import ScorecardOptions, scorecard
 from gbistat.diagnostics.verdict import VerdictOptions, decide
 from gbistat.diagnostics.weights import Scores
-from gbistat.errors import EventsError, GbistatError, ModelError, OptionError
+from gbistat.errors import EventsError, ModelError, OptionError
 from gbistat.report.document import to_text
 from gbistat.report.files import check_writable, write_text
 from gbistat.terms.store import load_model, load_reference
@@ -86,7 +85,7 @@ class DiagnoseRequest:
     classifier: ClassifierOptions = field(default_factory=ClassifierOptions)
     folds: int = 3
     permutations: int = 999
-    nplm_permutations: int = 199
+    nplm_permutations: int = 399
     null_run: bool = True
     max_events: int = 20_000
     verdict: VerdictOptions = field(default_factory=VerdictOptions)
@@ -238,7 +237,7 @@ def diagnose_samples(
             n = float(n_background or len(data))
             impact, pooled, power = _impact(data.mass, log_ratios, n, report, window, request, rng)
             statement = impact.statement(request.verdict.tolerance)
-    p_values = [report.permutations.p_global, card.p_value, *([] if nplm is None else [nplm.p_value])]
+    p_values = [report.permutations.p_global, *([] if nplm is None else [nplm.p_value])]
     p_global = min(1.0, len(p_values) * min(p_values))
     verdict = decide(
         p_global,
@@ -257,7 +256,10 @@ def diagnose_samples(
         "permutations": request.permutations,
         "tolerance": request.verdict.tolerance,
         "fold_hashes": fold_hashes or {},
-        "p_global": {"value": p_global, "method": "Bonferroni over classifier family, distances and NPLM"},
+        "p_global": {
+            "value": p_global,
+            "method": "Bonferroni over the classifier's family and NPLM; the distances are for orientation",
+        },
     }
     model, sha256, generator, source = names
     return Certificate(
@@ -455,20 +457,3 @@ def _impact(
     except OptionError:
         power = None
     return impact, pooled, power
-
-
-def certificate_summary(path: Path) -> str | None:
-    """One line about a certificate on disk: verdict and first reason; None if there is none.
-
-    Raises
-    ------
-    GbistatError
-        If the file is no certificate.
-    """
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return f"{content['verdict']}: {content['reasons'][0]}"
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise GbistatError(f"{path} is no certificate ({error}); make it again with gbistat diagnose") from error

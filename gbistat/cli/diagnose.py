@@ -38,7 +38,7 @@ __all__ = ["diagnose_command", "report_command"]
 @click.option("--folds", type=click.IntRange(min=2), default=3, show_default=True, help="Folds of the cross-fit.")
 @click.option("--permutations", type=int, default=999, show_default=True, help="Of the labels.")
 @click.option(
-    "--nplm-permutations", type=click.IntRange(min=0), default=199, show_default=True, help="Of NPLM; 0 leaves it out."
+    "--nplm-permutations", type=click.IntRange(min=0), default=399, show_default=True, help="Of NPLM; 0 leaves it out."
 )
 @click.option("--tolerance", type=float, default=0.2, show_default=True, help="Acceptable bias of mu, in its errors.")
 @click.option("--max-events", type=int, default=20_000, show_default=True, help="Most events of each kind.")

@@ -129,10 +129,15 @@ def draw_log_weights(scores: Scores, axes: tuple[Axes, Axes]) -> Artists:
     error = ratio * np.sqrt(1 / n1[used] + 1 / n0[used])
     artists["ratio"] = bottom.errorbar(centres, ratio, yerr=error, fmt="o", color="black", markersize=3.5)
     artists["expected"] = bottom.plot(edges, np.exp(edges), color=ONE_SIGMA, label="ratio = w")[0]
-    bottom.set(xlim=(-reach, reach), xlabel="ln w", ylabel="data / gen.", yscale="log")
+    bottom.set(xlim=(-reach, reach), xlabel="ln w", ylabel="data / gen.")
     span = max(1.15 * np.exp(reach), 1.05 * float(np.max(np.maximum(ratio, 1 / ratio), initial=1.0)))
-    bottom.set_ylim(1 / min(span, 100.0), min(span, 100.0))
-    bottom.legend(loc="upper left")
+    span = min(span, 100.0)
+    if span > 2.5:
+        bottom.set_yscale("log")
+        bottom.set_ylim(1 / span, span)
+    else:
+        bottom.set_ylim(2.0 - span, span)
+    bottom.legend(loc="lower right")
     return artists
 
 
@@ -298,13 +303,13 @@ def draw_null(test: PermutationTest, ax: Axes) -> Artists:
         artists[statistic.name] = ax.plot(statistic.z_null, row, "o", color="black", markersize=7)[0]
         ax.annotate(
             p_value_text(statistic.p_value),
-            (statistic.z_null, row),
-            xytext=(0, 12),
-            textcoords="offset points",
-            ha="center",
+            (0.98, row),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="center",
             fontsize="small",
         )
-    reach = max(4.0, 1.15 * max(abs(s.z_null) for s in test.statistics))
+    reach = 1.5 * max(3.0, max(abs(s.z_null) for s in test.statistics))
     ax.set(xlim=(-4.0, reach), ylim=(-0.6, len(FAMILY) - 0.2), xlabel="distance to the null mean in null widths")
     ax.set_yticks(rows, [STATISTICS[name] for name in FAMILY])
     ax.minorticks_off()
