@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -155,7 +156,7 @@ def run_diagnose(options: RunOptions, request: DiagnoseRequest, *, steps: Steps 
         log_ratios=log_ratios,
         n_background=max(n_background, 1),
         window=options.windows[0],
-        names=(options.model.name, options.model.sha256, name, str(options.source.path)),
+        names=(options.model.name, options.model.sha256, name, _named(options.source.path)),
         fold_hashes=checked.hashes(),
     )
 
@@ -301,6 +302,12 @@ def write_certificate(certificate: Certificate, directory: Path) -> list[Path]:
     return written + save_certificate(certificate, directory)
 
 
+def _named(path: Path) -> str:
+    """Name and hash of a file: what a certificate that travels can say of it."""
+    with path.open("rb") as stream:
+        return f"{path.name} (sha256 {hashlib.file_digest(stream, 'sha256').hexdigest()[:12]})"
+
+
 def _read(options: RunOptions, path: Path) -> Events:
     spec, source = options.model.spec, options.source
     return read_events(
@@ -359,7 +366,7 @@ def _generated(
         sampled = type(data)(data.mass, features, spec.features, units, mass_name=spec.mass.name)
         return f"{chosen.name} (sha256 {chosen.sha256[:12]})", (data, sampled)
     if request.generated is not None:
-        pool, name = _read(options, request.generated), str(request.generated)
+        pool, name = _read(options, request.generated), _named(request.generated)
     else:
         reference = load_reference(options.model)
         if reference is None:
