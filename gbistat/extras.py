@@ -15,6 +15,7 @@ __all__ = [
     "distributed",
     "h5py",
     "hist",
+    "jinja2",
     "jsonpatch",
     "keras",
     "mplhep",
@@ -113,6 +114,11 @@ def threadpoolctl() -> Any:
 def tensorflow() -> Any:
     """TensorFlow (extra ``train``)."""
     return _load("tensorflow", "training a network", "gbistat[train]")
+
+
+def jinja2() -> Any:
+    """jinja2, which fills the template of the report."""
+    return _load("jinja2", "writing a report", "gbistat")
 
 
 def keras() -> Any:

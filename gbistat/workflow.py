@@ -18,6 +18,7 @@ from gbistat.config import DEFAULT_MODEL, resolve_options
 from gbistat.data.events import ENERGY_UNITS
 from gbistat.data.read import read_events
 from gbistat.data.window import MassWindow
+from gbistat.diagnostics.saved import saved_verdict
 from gbistat.errors import GbistatError, MissingExtra, OptionError
 from gbistat.fit.build import Analysis, build_analysis
 from gbistat.fit.minimize import fit
@@ -387,6 +388,9 @@ def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, bin
         high = best.value(poi) + 4 * best.error(poi) if wide.high is None else wide.high + best.error(poi)
         scan = profile_scan(nll, poi, _scan_grid(analysis, low, high, best.value(poi)), best=best)
     warnings += limit.notes
+    verdict = saved_verdict(options.model.directory)
+    if verdict is not None:
+        warnings.append(f"diagnostics of the background: {verdict}")
     by_method = None
     if options.method.name != "profile":
         by_method = _by_method(options, analysis, steps, best, (reference,), significance=True)

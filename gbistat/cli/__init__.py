@@ -26,6 +26,8 @@ VERBS = {
         "gbistat.cli.coverage",
         "Measure on toys how often intervals and limits of your model hold the truth.",
     ),
+    "diagnose": ("gbistat.cli.diagnose", "Is a learned background good enough, and what does it do to mu."),
+    "report": ("gbistat.cli.diagnose", "One HTML page of a folder of results."),
     "model": ("gbistat.cli.inspect", "Look at exported models."),
     "events": ("gbistat.cli.inspect", "Look at files of events."),
     "train": ("gbistat.cli.training", "Train a network (needs the extra 'train')."),

@@ -1,0 +1,466 @@
+"""What ``gbistat diagnose`` does: held-out events against a learned background, by everything in `gbistat.diagnostics`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gbistat import __version__
+from gbistat.data.events import ENERGY_UNITS
+from gbistat.data.read import read_events
+from gbistat.data.window import MassWindow
+from gbistat.diagnostics.certificate import Certificate, classifier_report
+from gbistat.diagnostics.folds import Folds, assign_folds, row_keys
+from gbistat.diagnostics.impact import injection_power, pool_windows, projected_bias, signal_score
+from gbistat.diagnostics.matching import match_masses, unweight
+from gbistat.diagnostics.nplm import NplmOptions, nplm_test
+from gbistat.diagnostics.overfitting import compare_with_training, ensemble_stability
+from gbistat.diagnostics.scorecard import ScorecardOptions, scorecard
+from gbistat.diagnostics.verdict import VerdictOptions, decide
+from gbistat.diagnostics.weights import Scores
+from gbistat.errors import EventsError, ModelError, OptionError
+from gbistat.report.document import to_text
+from gbistat.report.files import check_writable, write_text
+from gbistat.terms.store import load_model, load_reference
+from gbistat.training.classifiers import ClassifierOptions, cross_fit
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from gbistat.config import RunOptions
+    from gbistat.data.events import Events
+    from gbistat.diagnostics.certificate import ClassifierReport
+    from gbistat.diagnostics.impact import Impact, PooledBias
+    from gbistat.diagnostics.overfitting import EnsembleStability, Overfitting
+    from gbistat.terms.store import LoadedModel
+    from gbistat.typing import FloatArray, IntArray
+    from gbistat.workflow import Steps
+
+__all__ = ["DiagnoseRequest", "diagnose_samples", "run_diagnose", "write_certificate"]
+
+PSEUDO_WINDOWS = 4
+SMALLEST = 200
+
+
+@dataclass(frozen=True)
+class DiagnoseRequest:
+    """What to measure, and how long to take.
+
+    Parameters
+    ----------
+    generator : str, optional
+        Name or folder of an exported sideband generator, which is sampled at the masses of the data.
+    generated : Path, optional
+        File of generated events, in the layout of the data. Without either: the generator of the model itself, or else
+        the model's reference events.
+    trained_on : Path, optional
+        File of events that trained the generator: none of them may test it.
+    unblind : bool
+        Test in the signal window, on its data, and not in the sidebands.
+    classifier : ClassifierOptions
+        The classifier.
+    folds, permutations : int
+        Of the cross-fit, of the labels.
+    nplm_permutations : int
+        0 for no NPLM.
+    null_run : bool
+        Whether to repeat everything on two halves of the data.
+    max_events : int
+        Most events of each kind.
+    verdict : VerdictOptions
+        What is asked.
+    seed : int
+        Of everything.
+    """
+
+    generator: str | None = None
+    generated: Path | None = None
+    trained_on: Path | None = None
+    unblind: bool = False
+    classifier: ClassifierOptions = field(default_factory=ClassifierOptions)
+    folds: int = 3
+    permutations: int = 999
+    nplm_permutations: int = 399
+    null_run: bool = True
+    max_events: int = 20_000
+    verdict: VerdictOptions = field(default_factory=VerdictOptions)
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.generator is not None and self.generated is not None:
+            raise OptionError("a generator and a file of generated events: give one of the two")
+        if self.folds < 2 or self.max_events < SMALLEST:
+            raise OptionError(
+                f"folds = {self.folds} and max_events = {self.max_events}: give at least 2 and {SMALLEST}"
+            )
+
+
+def _silent(description: str) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+def run_diagnose(options: RunOptions, request: DiagnoseRequest, *, steps: Steps = _silent) -> Certificate:
+    """Compare the data of a file with a learned background and decide what that means.
+
+    Parameters
+    ----------
+    options : RunOptions
+        Model (for features, the mass and the signal ratio), events, one window.
+    request : DiagnoseRequest
+        What to measure.
+    steps : callable, optional
+        Told about each step.
+
+    Raises
+    ------
+    GbistatError
+        If the model, the events or the generator cannot be used, or test events trained the generator.
+    """
+    if len(options.windows) != 1:
+        raise OptionError(f"{len(options.windows)} windows: a certificate is for one; give --window once")
+    rng = np.random.default_rng(request.seed)
+    spec = options.model.spec
+    if not spec.features:
+        raise ModelError(f"model {spec.name!r} has no features: there is nothing that a generator generates")
+    scale = ENERGY_UNITS["GeV"] / ENERGY_UNITS[spec.mass.unit]
+    low, high = (edge * scale for edge in options.windows[0])
+    with steps(f"reading {options.source.path.name}"):
+        everything = _read(options, options.source.path)
+        data = _region(everything, options.model, (low, high), unblind=request.unblind)
+        n_background = int(np.sum((everything.mass >= low) & (everything.mass < high)))
+    folds: dict[str, IntArray] = {}
+    if request.trained_on is not None:
+        with steps(f"reading {request.trained_on.name}"):
+            trained = _read(options, request.trained_on)
+            folds["generator training"] = row_keys(trained.mass, trained.matrix(spec.features))
+    with steps("generated events"):
+        name, pairs = _generated(options, request, data, rng)
+        first, second = pairs
+    folds["test"] = row_keys(first.mass, first.matrix(spec.features))
+    folds["generated"] = row_keys(second.mass, second.matrix(spec.features))
+    checked = Folds(folds)
+    checked.check("test")
+    log_ratios = _log_ratios(options.model, first, second)
+    return diagnose_samples(
+        first,
+        second,
+        request,
+        rng=rng,
+        steps=steps,
+        log_ratios=log_ratios,
+        n_background=max(n_background, 1),
+        window=options.windows[0],
+        names=(options.model.name, options.model.sha256, name, _named(options.source.path)),
+        fold_hashes=checked.hashes(),
+    )
+
+
+def diagnose_samples(
+    data: Events,
+    generated: Events,
+    request: DiagnoseRequest,
+    *,
+    rng: np.random.Generator,
+    steps: Steps = _silent,
+    log_ratios: tuple[FloatArray, FloatArray] | None = None,
+    n_background: int | None = None,
+    window: tuple[float, float] | None = None,
+    names: tuple[str, str, str, str] = ("", "", "samples", ""),
+    fold_hashes: dict[str, str] | None = None,
+) -> Certificate:
+    """Certificate of two samples of events with the same features, row i of both a pair of (nearly) equal mass.
+
+    Parameters
+    ----------
+    data, generated : Events
+        Held-out data and generated events, equally many.
+    request : DiagnoseRequest
+        What to measure.
+    rng : numpy.random.Generator
+        Folds, classifiers, permutations.
+    steps : callable, optional
+        Told about each step.
+    log_ratios : (array, array), optional
+        ln(p_s / p_b) of both samples, for the bias of mu.
+    n_background : int, optional
+        Background events in the window of the measurement; by default as many as data.
+    window : (low, high), optional
+        Of the measurement.
+    names : tuple of str
+        Model, its hash, generator, source.
+    fold_hashes : dict, optional
+        For the record.
+
+    Raises
+    ------
+    EventsError
+        If the samples are not equally large, or too small.
+    """
+    if len(data) != len(generated) or len(data) < SMALLEST // 2:
+        raise EventsError(
+            f"{len(data)} data and {len(generated)} generated events: give at least {SMALLEST // 2} pairs"
+        )
+    classified, matrix, observables = _classify(data, generated, request, rng, steps, "classifiers")
+    report, overfitting, stability = classified
+    null = None
+    if request.null_run:
+        half = rng.permutation(len(data))
+        order = half[np.argsort(data.mass[half[: len(half) // 2 * 2]], kind="stable")]
+        # Neighbours in the mass are pairs, one of each half.
+        (null, _, _), _, _ = _classify(
+            data.select(order[::2][: len(order) // 2]),
+            data.select(order[1::2]),
+            request,
+            rng,
+            steps,
+            "truth against truth",
+        )
+    label = report.scores.is_data
+    nplm = None
+    if request.nplm_permutations:
+        with steps("NPLM"):
+            few = matrix[label][: max(len(data) // 5, 50)]
+            nplm_options = NplmOptions(
+                centres=300, width_percentiles=(25.0, 90.0), permutations=request.nplm_permutations
+            )
+            nplm = nplm_test(few, matrix[~label], rng=rng, options=nplm_options)
+    with steps("distances"):
+        card = scorecard(matrix[label], matrix[~label], rng=rng, options=ScorecardOptions(permutations=99))
+    impact, pooled, power, statement = None, None, None, None
+    if log_ratios is not None:
+        with steps("bias of mu"):
+            n = float(n_background or len(data))
+            impact, pooled, power = _impact(data.mass, log_ratios, n, report, window, request, rng)
+            statement = impact.statement(request.verdict.tolerance)
+    p_values = [report.permutations.p_global, *([] if nplm is None else [nplm.p_value])]
+    p_global = min(1.0, len(p_values) * min(p_values))
+    verdict = decide(
+        p_global,
+        classifier_faults=report.faults,
+        moments=report.moments,
+        impact=impact,
+        power=power,
+        options=request.verdict,
+    )
+    settings = {
+        "version": __version__,
+        "seed": request.seed,
+        "folds": request.folds,
+        "classifier": request.classifier.kind,
+        "members": request.classifier.members,
+        "permutations": request.permutations,
+        "tolerance": request.verdict.tolerance,
+        "fold_hashes": fold_hashes or {},
+        "p_global": {
+            "value": p_global,
+            "method": "Bonferroni over the classifier's family and NPLM; the distances are for orientation",
+        },
+    }
+    model, sha256, generator, source = names
+    return Certificate(
+        model=model,
+        model_sha256=sha256,
+        generator=generator,
+        source=source,
+        region="signal region" if request.unblind else "sidebands",
+        window=window,
+        classifier=report,
+        null=null,
+        overfitting=overfitting,
+        stability=stability,
+        nplm=nplm,
+        card=card,
+        impact=impact,
+        pooled=pooled,
+        power=power,
+        statement=statement,
+        verdict=verdict,
+        settings=settings,
+        observables=observables,
+        units={name: data.units[name] for name in observables},
+    )
+
+
+def write_certificate(certificate: Certificate, directory: Path) -> list[Path]:
+    """Write ``diagnostics.json`` and the figures.
+
+    Raises
+    ------
+    OutputError
+        If the folder or a file cannot be written.
+    """
+    from gbistat.plotting.weights import save_certificate
+
+    check_writable(directory)
+    written = [write_text(directory / "diagnostics.json", to_text(certificate.to_dict()))]
+    return written + save_certificate(certificate, directory)
+
+
+def _named(path: Path) -> str:
+    """Name and hash of a file: what a certificate that travels can say of it."""
+    with path.open("rb") as stream:
+        return f"{path.name} (sha256 {hashlib.file_digest(stream, 'sha256').hexdigest()[:12]})"
+
+
+def _read(options: RunOptions, path: Path) -> Events:
+    spec, source = options.model.spec, options.source
+    return read_events(
+        path,
+        features=spec.features,
+        mass=spec.mass.name,
+        mapping=source.mapping,
+        unit=source.unit,
+        window=MassWindow(*spec.background.fit_range, unit=spec.mass.unit),
+        weights=source.weights,
+        tree=source.tree,
+        units=source.units,
+    ).to_unit(spec.mass.unit)
+
+
+def _region(events: Events, model: LoadedModel, window: tuple[float, float], *, unblind: bool) -> Events:
+    """Sideband events, or those of the signal window if unblinded, where the model's terms are valid."""
+    if events.weights is not None:
+        raise EventsError("data with event weights cannot be permuted; give unweighted events")
+    mass = events.mass
+    inside = (mass >= window[0]) & (mass < window[1])
+    chosen = inside if unblind else ~inside
+    if model.spec.valid is not None:
+        chosen &= (mass >= model.spec.valid[0]) & (mass < model.spec.valid[1])
+    if int(chosen.sum()) < SMALLEST:
+        where = "signal window" if unblind else "sidebands"
+        raise EventsError(f"{int(chosen.sum())} events in the {where} where the model is valid; {SMALLEST} are needed")
+    return events.select(chosen)
+
+
+def _generated(
+    options: RunOptions, request: DiagnoseRequest, data: Events, rng: np.random.Generator
+) -> tuple[str, tuple[Events, Events]]:
+    """Name of the generator, and pairs of data and generated events."""
+    spec = options.model.spec
+    chosen = None if request.generator is None else load_model(request.generator)
+    if chosen is None and request.generated is None and _samplers(options.model):
+        chosen = options.model
+    if chosen is not None:
+        term = _samplers(chosen)
+        if term is None:
+            raise ModelError(f"model {chosen.name!r} has no generator that can be sampled; give --generated FILE")
+        data = data.select(rng.permutation(len(data))[: request.max_events])
+        low, high = term.metadata.mass.bounds
+        data = data.select((data.mass >= low) & (data.mass <= high))
+        missing = [name for name in spec.features if name not in term.features]
+        if missing:
+            raise ModelError(
+                f"generator {chosen.name!r} has no {', '.join(missing)}; it has {', '.join(term.features)}"
+            )
+        columns = [term.features.index(name) for name in spec.features]
+        # A generator has a density inside the ranges of its features only: other events are no test of it.
+        data = data.select(term.inside(data.matrix(term.features)))
+        features = term.sample(data.mass, rng=rng)[:, columns]
+        units = {name: data.units[name] for name in (spec.mass.name, *spec.features)}
+        sampled = type(data)(data.mass, features, spec.features, units, mass_name=spec.mass.name)
+        return f"{chosen.name} (sha256 {chosen.sha256[:12]})", (data, sampled)
+    if request.generated is not None:
+        pool, name = _read(options, request.generated), _named(request.generated)
+    else:
+        reference = load_reference(options.model)
+        if reference is None:
+            raise ModelError(f"model {spec.name!r} has neither generator nor reference events; give --generated FILE")
+        pool, name = reference, f"reference events of {spec.name}"
+    if pool.weights is not None:
+        pool = pool.select(unweight(pool.weights, rng=rng)).without_weights()
+    rows, partners = match_masses(data.mass, pool.mass, rng=rng)
+    keep = rng.permutation(rows.size)[: request.max_events]
+    return name, (data.select(rows[keep]), pool.select(partners[keep]))
+
+
+def _samplers(model: LoadedModel) -> Any:
+    """Generator of a model, if it has one."""
+    for term in model.terms.values():
+        if getattr(term.metadata, "samplers", ()):
+            return importlib.import_module("gbistat.terms.generator").GeneratorTerm(term)
+    return None
+
+
+def _log_ratios(model: LoadedModel, data: Events, generated: Events) -> tuple[FloatArray, FloatArray] | None:
+    """Log ratio of signal to background in the features, where the model has one."""
+    names = model.spec.signal.ratios
+    if not names:
+        return None
+    first, second = (
+        np.sum([model.terms[name].log_ratio(events) for name in names], axis=0) for events in (data, generated)
+    )
+    return first, second
+
+
+def _classify(
+    data: Events,
+    generated: Events,
+    request: DiagnoseRequest,
+    rng: np.random.Generator,
+    steps: Steps,
+    title: str,
+) -> tuple[tuple[ClassifierReport, Overfitting, EnsembleStability | None], FloatArray, dict[str, FloatArray]]:
+    """Cross-fitted classifiers on pairs of events, and all that follows from their scores."""
+    names = tuple(data.names)
+    n = len(data)
+    matrix = np.concatenate([data.matrix(names), generated.matrix(names)])
+    mass = np.concatenate([data.mass, generated.mass])
+    label = np.arange(2 * n) < n
+    pair = np.tile(np.arange(n), 2)
+    fold = assign_folds(pair, request.folds, rng=rng)
+    with steps(title):
+        fitted = cross_fit(np.column_stack([mass, matrix]), label, fold, rng=rng, options=request.classifier)
+    scores = Scores(fitted.logit, label, fold=fold)
+    train = Scores(fitted.train_logit, label[fitted.train_rows], fold=fitted.train_fold)
+    overfitting = compare_with_training(train, scores)
+    stability = ensemble_stability(fitted.member_logit) if request.classifier.members > 1 else None
+    observables = {data.mass_name: mass} | dict(zip(names, matrix.T, strict=True))
+    with steps(f"{title}: permutations"):
+        report = classifier_report(
+            scores,
+            {name: values for name, values in observables.items() if name != data.mass_name},
+            rng=rng,
+            permutations=request.permutations,
+            pair=pair,
+            overfitting=overfitting,
+            stability=stability,
+            level=request.verdict.level,
+        )
+    return (report, overfitting, stability), matrix, observables
+
+
+def _impact(
+    mass: FloatArray,
+    log_ratios: tuple[FloatArray, FloatArray],
+    n_background: float,
+    report: ClassifierReport,
+    window: tuple[float, float] | None,
+    request: DiagnoseRequest,
+    rng: np.random.Generator,
+) -> tuple[Impact, PooledBias | None, float | None]:
+    """Bias of mu from all pairs, from pseudo-windows of the mass together, and the power to see the tolerance."""
+    n = mass.size
+    score = signal_score(np.concatenate([log_ratios[1], log_ratios[0]]), n_background=n_background)
+    generated, data = score[:n], score[n:]
+    usable = not report.faults and np.all(np.isfinite(report.scores.generated))
+    log_weight = report.scores.generated if usable else None
+    impact = projected_bias(data, generated, n_background=n_background, log_weight=log_weight)
+    pooled = None
+    if window is not None and n >= 50 * PSEUDO_WINDOWS:
+        order = np.array_split(np.argsort(mass, kind="stable"), PSEUDO_WINDOWS)
+        parts = [projected_bias(data[rows], generated[rows], n_background=n_background) for rows in order]
+        centres = [float(np.mean(mass[rows])) for rows in order]
+        pooled = pool_windows(centres, [part.bias for part in parts], at=0.5 * sum(window))
+    try:
+        power = injection_power(
+            generated, n_data=n, n_background=n_background, tolerance=request.verdict.tolerance, rng=rng
+        )
+    except OptionError:
+        power = None
+    return impact, pooled, power

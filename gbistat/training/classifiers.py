@@ -1,0 +1,201 @@
+"""Classifiers that tell data from generated events, each asked only about events that it did not see.
+
+The quick one is an ensemble of gradient-boosted trees; the other one is the network of arXiv:2305.16774, Table 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from gbistat import extras
+from gbistat.errors import EventsError, OptionError
+from gbistat.training.classifier_network import NetworkOptions, train_network
+
+if TYPE_CHECKING:
+    from gbistat.typing import BoolArray, FloatArray, IntArray
+
+__all__ = ["ClassifierOptions", "CrossFit", "cross_fit", "train_once"]
+
+
+@dataclass(frozen=True)
+class ClassifierOptions:
+    """Which classifier, and how many of it.
+
+    Parameters
+    ----------
+    kind : {"trees", "network"}
+        Gradient-boosted trees (scikit-learn) or a network (Keras).
+    members : int
+        Classifiers of an ensemble, each with its own seed; their probabilities are averaged.
+    leaves, smallest_leaf, learning_rate, trees
+        Of the boosted trees; at most so many, stopped when a tenth of the training events sees no gain.
+    network : NetworkOptions
+        Of the network.
+    """
+
+    kind: Literal["trees", "network"] = "trees"
+    members: int = 3
+    leaves: int = 8
+    smallest_leaf: int = 200
+    learning_rate: float = 0.05
+    trees: int = 300
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("trees", "network"):
+            raise OptionError(f"no classifier {self.kind!r}; take 'trees' or 'network'")
+        if min(self.members, self.trees, self.smallest_leaf) < 1 or self.leaves < 2 or not self.learning_rate > 0:
+            raise OptionError(f"{self}: sizes must be positive and leaves at least 2")
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFit:
+    """Outputs of cross-fitted classifiers.
+
+    Parameters
+    ----------
+    logit : array of shape (n,)
+        Logit of the mean probability of the members that did not see an event.
+    member_logit : array of shape (members, n)
+        Logit of each of them.
+    fold : int array of shape (n,)
+        Which classifiers these are.
+    train_rows, train_fold, train_logit : arrays of shape (n (folds - 1),)
+        Events that trained, the fold whose classifiers they trained, and what these say about them.
+    """
+
+    logit: FloatArray
+    member_logit: FloatArray
+    fold: IntArray
+    train_rows: IntArray
+    train_fold: IntArray
+    train_logit: FloatArray
+
+
+def cross_fit(
+    inputs: FloatArray,
+    is_data: BoolArray,
+    fold: IntArray,
+    *,
+    rng: np.random.Generator,
+    options: ClassifierOptions | None = None,
+) -> CrossFit:
+    """Train on all folds but one and ask about that one, for every fold.
+
+    Parameters
+    ----------
+    inputs : array of shape (n, d)
+        Features, finite.
+    is_data : bool array of shape (n,)
+        Labels; the classes count equally in the training, whatever their numbers.
+    fold : int array of shape (n,)
+        Folds, two or more.
+    rng : numpy.random.Generator
+        Seeds of the members.
+    options : ClassifierOptions, optional
+        Which classifier.
+
+    Raises
+    ------
+    EventsError
+        If shapes do not fit, a value is not finite, or a class is missing or tiny.
+    OptionError
+        If there are fewer than two folds.
+    MissingExtra
+        If scikit-learn, or Keras, is not installed.
+    """
+    options = options or ClassifierOptions()
+    x = np.asarray(inputs, dtype=np.float64)
+    if x.ndim != 2 or is_data.shape != (len(x),) or fold.shape != (len(x),):
+        raise EventsError(f"inputs {x.shape}, labels {is_data.shape} and folds {fold.shape} do not fit")
+    bad = int(np.sum(~np.isfinite(x).all(axis=1)))
+    if bad:
+        raise EventsError(f"{bad} of {len(x)} events have NaN or infinite features; remove these events")
+    folds = np.unique(fold)
+    if folds.size < 2:
+        raise OptionError("one fold leaves no events to train on; give two or more")
+    members = np.empty((options.members, len(x)))
+    rows, of_fold, logits = [], [], []
+    for k in folds:
+        train, test = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        outputs = train_once(x[train], is_data[train], np.concatenate([x[test], x[train]]), rng=rng, options=options)
+        members[:, test] = outputs[:, : test.size]
+        rows.append(train)
+        of_fold.append(np.full(train.size, k))
+        logits.append(_mean_logit(outputs[:, test.size :]))
+    return CrossFit(
+        _mean_logit(members),
+        members,
+        np.asarray(fold, dtype=np.int64),
+        np.concatenate(rows),
+        np.concatenate(of_fold),
+        np.concatenate(logits),
+    )
+
+
+def train_once(
+    inputs: FloatArray,
+    is_data: BoolArray,
+    ask: FloatArray,
+    *,
+    rng: np.random.Generator,
+    options: ClassifierOptions | None = None,
+) -> FloatArray:
+    """Train an ensemble on some events and ask it about others.
+
+    Parameters
+    ----------
+    inputs, is_data : arrays of shape (n, d), (n,)
+        Training events; the classes get equal total weight.
+    ask : array of shape (m, d)
+        Events to ask about.
+    rng : numpy.random.Generator
+        Seeds.
+    options : ClassifierOptions, optional
+        Which classifier.
+
+    Returns
+    -------
+    array of shape (members, m)
+        Logits, for equal priors.
+
+    Raises
+    ------
+    EventsError
+        If a class has fewer than 20 training events.
+    """
+    options = options or ClassifierOptions()
+    n_data = int(is_data.sum())
+    if min(n_data, is_data.size - n_data) < 20:
+        raise EventsError(
+            f"{n_data} data and {is_data.size - n_data} generated events are too few to train on; 20 of each"
+        )
+    weights = np.where(is_data, 0.5 * is_data.size / n_data, 0.5 * is_data.size / (is_data.size - n_data))
+    seeds = rng.integers(2**31 - 1, size=options.members)
+    if options.kind == "network":
+        return train_network(inputs, is_data, weights, ask, seeds=[int(s) for s in seeds], options=options.network)
+    return np.stack([_trees(options, int(seed)).fit(inputs, is_data, weights).decision_function(ask) for seed in seeds])
+
+
+def _trees(options: ClassifierOptions, seed: int) -> Any:
+    return extras.sklearn_ensemble().HistGradientBoostingClassifier(
+        max_iter=options.trees,
+        learning_rate=options.learning_rate,
+        max_leaf_nodes=options.leaves,
+        min_samples_leaf=options.smallest_leaf,
+        early_stopping=True,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        random_state=seed,
+    )
+
+
+def _mean_logit(members: FloatArray) -> FloatArray:
+    """Logit of the mean probability, without ever forming one that saturates."""
+    log_yes = np.logaddexp.reduce(-np.logaddexp(0.0, -members), axis=0)
+    log_no = np.logaddexp.reduce(-np.logaddexp(0.0, members), axis=0)
+    result: FloatArray = log_yes - log_no
+    return result

@@ -1,0 +1,107 @@
+"""``gbistat diagnose`` and ``gbistat report`` from the command line, on the shipped model and events."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from gbistat.cli import main
+
+pytest.importorskip("sklearn", reason="needs the extra 'train'")
+QUICK = [
+    "--window", "3300", "3700", "--members", "1", "--folds", "2", "--permutations", "299",
+    "--nplm-permutations", "19", "--max-events", "1500", "--no-null-run",
+]  # fmt: skip
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
+
+
+def run(arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    return stop.value.code
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("results")
+    assert run(["diagnose", *QUICK, "--output", str(directory)]) == 0
+    return directory
+
+
+def test_the_certificate_of_the_shipped_model(folder):
+    content = json.loads((folder / "diagnostics.json").read_text())
+    assert content["schema"] == "gbistat.diagnose/1"
+    assert content["verdict"] in ("PASS", "FAIL", "UNDECIDED")
+    # 1500 events certify nothing at 0.2 sigma: whatever else is found, no PASS.
+    assert content["verdict"] != "PASS"
+    assert "cannot certify 0.2 sigma" in content["statement"]
+    assert content["region"] == "sidebands"
+    assert {"name", "value", "p", "null", "verdict"} == set(content["checks"][0])
+    assert content["classifier"]["n"] == [1500, 1500]
+    assert set(content["settings"]["fold_hashes"]) == {"test", "generated"}
+    names = {path.name for path in folder.iterdir()}
+    assert {"weights.png", "weights_log.png", "log_weights.png", "roc.png", "calibration.png", "nplm.png"} <= names
+
+
+def test_the_page_is_self_contained(folder):
+    assert run(["report", str(folder)]) == 0
+    page = (folder / "report.html").read_text()
+    assert 'name="viewport"' in page
+    assert page.count("data:image/png;base64,") == len(list(folder.glob("*.png")))
+    assert "http://" not in page
+    assert "https://" not in page
+    content = json.loads((folder / "diagnostics.json").read_text())
+    assert f'class="verdict {content["verdict"]}"' in page
+    assert content["model"]["sha256"] in page
+
+
+def test_a_browser_shows_the_page(folder, tmp_path):
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no Chromium here")
+    run(["report", str(folder)])
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--window-size=390,844"]
+    done = subprocess.run(
+        [*command, f"--user-data-dir={tmp_path}", (folder / "report.html").as_uri()],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "Provenance" in done.stdout
+
+
+def test_json_on_standard_output(capsys, tmp_path):
+    # A file of generated events that are shifted in one feature: seen.
+    from gbistat.config import DEFAULT_MODEL
+    from gbistat.terms.store import load_model, load_reference
+
+    reference = load_reference(load_model(DEFAULT_MODEL))
+    names = reference.names
+    rows = np.random.default_rng(1).permutation(len(reference))[:12_000]
+    columns = {name: reference.feature(name)[rows] for name in names} | {"m_jj": reference.mass[rows]}
+    columns["tau21_heavy"] = np.clip(1.1 * columns["tau21_heavy"], 0.0, 0.999)
+    np.savez(tmp_path / "generated.npz", **columns)
+    assert run(["diagnose", *QUICK, "--generated", str(tmp_path / "generated.npz"), "--json", "-"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["detected"]
+    assert any(region["obs"] == "tau21_heavy" and region["p"] < 0.05 for region in content["classifier"]["regions"])
+
+
+def test_bad_input(capsys, tmp_path):
+    from gbistat.config import demo_events
+
+    assert run(["diagnose", *QUICK, "--trained-on", str(demo_events())]) == 1
+    assert "are also in 'generator training'" in capsys.readouterr().err
+    assert run(["diagnose", *QUICK, "--window", "3700", "4100"]) == 1
+    assert "2 windows" in capsys.readouterr().err
+    assert run(["diagnose", *QUICK, "--generator", "dijet-qq-3500"]) == 1
+    assert "no generator that can be sampled" in capsys.readouterr().err
+    assert run(["report", str(tmp_path)]) == 1
+    assert "nothing to report" in capsys.readouterr().err
+    (tmp_path / "fit.json").write_text("{}")
+    assert run(["report", str(tmp_path)]) == 1
+    assert "has no schema" in capsys.readouterr().err
+    assert run(["report", str(tmp_path / "none")]) == 1
+    assert "there is no folder" in capsys.readouterr().err
