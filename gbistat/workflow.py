@@ -24,6 +24,7 @@ from gbistat.fit.result import FitOptions
 from gbistat.fit.spectrum import mass_spectrum
 from gbistat.inference.discovery import discovery
 from gbistat.inference.limits import AsymptoticCLs
+from gbistat.inference.mass_profile import SearchedProfile
 from gbistat.inference.profile import Profile, profile_interval, profile_scan
 from gbistat.likelihood.reference import reference_from_data
 from gbistat.report.files import poi_label
@@ -211,7 +212,7 @@ def _fit_window(options: RunOptions, analysis: Analysis, steps: Steps, *, own_in
         levels = _levels(options.cl)
         intervals = {}
         for name in (poi, *_free_shape_parameters(analysis)):
-            profile = Profile(analysis.nll, name, best)
+            profile = _profile(analysis, name, best)
             intervals[name] = tuple(profile_interval(analysis.nll, name, cl=cl, profile=profile) for cl in levels)
     spectrum = None
     if analysis.sidebands is not None:
@@ -242,6 +243,13 @@ def _by_method(
         return intervals_by_method(
             analysis, _levels(options.cl), options.method, best=best, references=references, significance=significance
         )
+
+
+def _profile(analysis: Analysis, name: str, best: FitResult) -> Profile:
+    """Profile of a parameter; where masses are free it looks for minima in all of their plane."""
+    if analysis.search is None:
+        return Profile(analysis.nll, name, best)
+    return SearchedProfile(analysis.nll, name, analysis.search, best)
 
 
 def _levels(cl: float) -> tuple[float, ...]:
