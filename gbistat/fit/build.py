@@ -11,12 +11,10 @@ import numpy as np
 
 from gbistat.data.window import MassWindow
 from gbistat.errors import EventsError, GbistatError, ModelError, WindowError
-from gbistat.fit.plane import global_fit
 from gbistat.fit.sidebands import fit_sidebands
 from gbistat.likelihood.components import Component, Factor, LogRatio, MassFactor, Yield
 from gbistat.likelihood.constraints import NormalConstraint
 from gbistat.likelihood.ensemble import with_ensemble_directions
-from gbistat.likelihood.kappa import normalised_surface
 from gbistat.likelihood.model import Model
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.parameters import Parameter
@@ -26,7 +24,6 @@ from gbistat.likelihood.reference import (
     reference_from_pool,
     reference_from_quadrature,
 )
-from gbistat.likelihood.surface import grid_of
 from gbistat.likelihood.tilt import spurious_signal_tilt
 from gbistat.terms.density import MassDensity
 from gbistat.terms.shapes.registry import SHAPES, make_shape
@@ -35,16 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gbistat.data.events import Events
-    from gbistat.fit.plane import PlaneSearch
     from gbistat.fit.sidebands import SidebandFit
     from gbistat.likelihood.constraints import Constraint
-    from gbistat.likelihood.kappa import Kappa
     from gbistat.likelihood.reference import Reference
-    from gbistat.likelihood.surface import ThetaGrid
     from gbistat.terms.model_spec import ModelSpec, ParameterSpec, ShapeSpec
     from gbistat.terms.network import NetworkTerm
     from gbistat.terms.protocols import Shape
-    from gbistat.typing import FloatArray
 
 __all__ = ["Analysis", "build_analysis"]
 
@@ -75,10 +68,6 @@ class Analysis:
         model's own statement and the error of the ratio's normalisation, in quadrature.
     warnings : tuple of str
         What a reader of the results must know.
-    search : PlaneSearch or None
-        Map over the masses of the signal, where its ratio depends on them.
-    kappas : tuple of Kappa
-        Normalisation of each such ratio.
     """
 
     model: Model
@@ -89,8 +78,6 @@ class Analysis:
     reference: Reference | None
     spurious_signal: float = 0.0
     warnings: tuple[str, ...] = ()
-    search: PlaneSearch | None = None
-    kappas: tuple[Kappa, ...] = ()
 
     @property
     def window(self) -> MassWindow:
@@ -168,19 +155,14 @@ def build_analysis(
     if pool is not None:
         in_window, problem = _pool_in_window(pool.to_unit(spec.mass.unit), window)
         warnings += [problem] if problem else []
-    builder.pool = in_window
     model = builder.model()
-    search = None
-    if builder.grid is not None:
-        model, search = _at_best_masses(model, inside, builder.grid)
     if spec.signal.ensemble == "profiled":
         model = _with_ensembles(model, builder.ratios, in_window)
     size = 0.0
-    kappa_sigma = builder.kappa_sigma(model)
-    if kappa_sigma > 0 or spec.signal.spurious.sigma:
+    if builder.kappa_sigma > 0 or spec.signal.spurious.sigma:
         background = background_nodes(model) if not needs_pool(model) else in_window
         model, size = _with_spurious_signal(
-            model, inside if background is None else background, kappa_sigma, spec.signal.spurious.sigma or 0.0
+            model, inside if background is None else background, builder.kappa_sigma, spec.signal.spurious.sigma or 0.0
         )
     nll = ExtendedUnbinnedNLL(model, inside)
     reference = None
@@ -194,22 +176,7 @@ def build_analysis(
                 "signal is: expected limits and binned templates are uncertain by "
                 f"about {100 / math.sqrt(reference.effective_size):.0f} %"
             )
-    return Analysis(
-        model, nll, inside, events, sidebands, reference, size, tuple(warnings), search, tuple(builder.kappas)
-    )
-
-
-def _at_best_masses(model: Model, events: Events, grid: ThetaGrid) -> tuple[Model, PlaneSearch]:
-    """Model that starts at the masses and strength that fit best: a fit from there ends in the global minimum.
-
-    The background is tilted along the signal at the start values, so this comes before any nuisance of that kind.
-    """
-    best, search = global_fit(ExtendedUnbinnedNLL(model, events), grid.names, grid.axes)
-    names = (*grid.names, model.poi) if best.value(model.poi) > 0 else grid.names
-    parameters = tuple(
-        dataclasses.replace(p, start=best.value(p.name)) if p.name in names else p for p in model.parameters
-    )
-    return dataclasses.replace(model, parameters=parameters), search
+    return Analysis(model, nll, inside, events, sidebands, reference, size, tuple(warnings))
 
 
 def _with_ensembles(model: Model, terms: Sequence[NetworkTerm], pool: Events | None) -> Model:
@@ -311,45 +278,28 @@ class _Builder:
         self.n_events = n_events
         self.parameters: list[Parameter] = []
         self.constraints: list[Constraint] = []
-        self.pool: Events | None = None
-        self.grid: ThetaGrid | None = None
-        self.kappas: list[Kappa] = []
-        self._background_factors: tuple[Factor, ...] = ()
 
     @property
     def ratios(self) -> list[NetworkTerm]:
         """Ratio terms of the signal."""
         return [self._term(name) for name in self.spec.signal.ratios]
 
-    def kappa_sigma(self, model: Model) -> float:
-        """Standard deviation of the log normalisation of all ratios together, at the start values of the masses."""
-        fixed = [t.metadata.log_kappa for t in self.ratios if not t.metadata.parameters]
-        squares = [kappa.sigma**2 for kappa in fixed if kappa is not None]
-        if self.grid is not None:
-            place = tuple(
-                int(np.abs(axis - model.parameter(name).start).argmin())
-                for name, axis in zip(self.grid.names, self.grid.axes, strict=True)
-            )
-            squares += [float(kappa.error[place]) ** 2 for kappa in self.kappas]
-        return math.sqrt(sum(squares))
+    @property
+    def kappa_sigma(self) -> float:
+        """Standard deviation of the log normalisation of all ratios together."""
+        kappas = [term.metadata.log_kappa for term in self.ratios]
+        return math.sqrt(sum(kappa.sigma**2 for kappa in kappas if kappa is not None))
 
     def model(self) -> Model:
         """Assemble; the parameter of interest comes first, the background yield second."""
         poi = self.spec.poi
         declared = self.spec.parameters.get(poi)
-        # Where the masses are free, a negative signal could be anywhere: the masses would follow dips of the background.
-        default = Parameter(poi, 0.0, 0.0 if self._theta_ranges() else -math.inf)
-        self.parameters.append(default if declared is None else _parameter(poi, declared))
+        self.parameters.append(Parameter(poi, 0.0) if declared is None else _parameter(poi, declared))
         if declared is not None and declared.constraint is not None:
             self._constrain(poi, declared.constraint.mean, declared.constraint.sigma)
         background = self._background()
-        self._background_factors = background.factors
         signal = self._signal()
         used = {*signal.parameters, *background.parameters}
-        ranges = self._theta_ranges()
-        for name, (low, high) in ranges.items():
-            if name not in self.spec.parameters:
-                self.parameters.append(Parameter(name, 0.5 * (low + high), low, high))
         for name, spec in self.spec.parameters.items():
             if name != poi and name in used:
                 self.parameters.append(_parameter(name, spec))
@@ -402,56 +352,9 @@ class _Builder:
     def _signal(self) -> Component:
         signal = self.spec.signal
         factors: list[Factor] = [MassFactor(self._density(signal.mass, "signal"))]
-        factors += [LogRatio(term) for term in self.ratios if not term.metadata.parameters]
-        factors += self._surfaces(factors)
+        factors += [LogRatio(self._term(name)) for name in signal.ratios]
         linear = {signal.yield_.poi: signal.yield_.nominal}
         for name in signal.efficiency:
             self.parameters.append(Parameter(name, 0.0, -10.0, 10.0))
             self._constrain(name, 0.0, 1.0)
         return Component("signal", Yield(linear, log_scales=dict(signal.efficiency)), tuple(factors))
-
-    def _theta_ranges(self) -> dict[str, tuple[float, float]]:
-        """Ranges of the parameters of the signal that ratios depend on, within those that the model declares."""
-        ranges: dict[str, tuple[float, float]] = {}
-        for term in self.ratios:
-            for item in term.metadata.parameters:
-                low, high = ranges.get(item.name, (-math.inf, math.inf))
-                ranges[item.name] = (max(low, item.bounds[0]), min(high, item.bounds[1]))
-        for name in ranges:
-            if name in self.spec.parameters:
-                declared = _parameter(name, self.spec.parameters[name])
-                ranges[name] = (max(ranges[name][0], declared.low), min(ranges[name][1], declared.high))
-        return ranges
-
-    def _surfaces(self, others: Sequence[Factor]) -> list[Factor]:
-        """Ratios that depend on parameters of the signal, evaluated on a grid and normalised there."""
-        moving = [term for term in self.ratios if term.metadata.parameters]
-        if not moving:
-            return []
-        if len(moving) > 1:
-            raise ModelError(
-                f"several ratios depend on parameters of the signal ({', '.join(term.name for term in moving)}); their product "
-                "has no common normalisation yet: export them as one term"
-            )
-        if self.pool is None:
-            raise ModelError(
-                f"ratio {moving[0].name!r} depends on {', '.join(p.name for p in moving[0].metadata.parameters)}, so that its "
-                "normalisation is needed everywhere: that takes reference events in the window; give the model some"
-            )
-        self.grid = grid_of(self._theta_ranges(), self.spec.signal.grid_step)
-        log_base = self._log_base(others)
-        surface, kappa = normalised_surface(moving[0], self.grid, self.pool, log_base)
-        self.kappas.append(kappa)
-        return [surface]
-
-    def _log_base(self, factors: Sequence[Factor]) -> FloatArray:
-        """Log of what multiplies the ratio, over the density of the background, at the reference events."""
-        if self.pool is None:
-            raise ModelError("no reference events")
-        total = np.zeros(len(self.pool))
-        start = {p.name: p.start for p in self.parameters} | {n: p.start for n, p in self.spec.parameters.items()}
-        for sign, group in ((1.0, factors), (-1.0, self._background_factors)):
-            for factor in group:
-                values = np.array([start[name] for name in factor.parameters])
-                total += sign * factor.prepare(self.pool).log_prob(values)
-        return total
