@@ -24,8 +24,10 @@ import yaml
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from gbistat.data.events import ENERGY_UNITS
-from gbistat.errors import CardError, OptionError
+from gbistat.errors import CardError, ModelError, OptionError, nearest
+from gbistat.fit.generated import GeneratedBackground
 from gbistat.inference.method_options import MethodOptions
+from gbistat.terms.generator import GeneratorTerm
 from gbistat.terms.model_spec import ModelSpec
 from gbistat.terms.store import LoadedModel, inline_model, load_model
 from gbistat.terms.validation import Count, Interval, Positive, Record, Text, validate
@@ -100,6 +102,7 @@ class RunCard(Record):
     schema_name: Literal["gbistat.card/1"] = Field(default=CARD_SCHEMA, alias="schema")
     model: ModelEntry | None = None
     events: EventsCard | None = None
+    background: Text | None = None
     windows: Annotated[tuple[Interval, ...], Field(min_length=1)] | None = None
     cl: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     method: Annotated[MethodCard, BeforeValidator(_named)] | None = None
@@ -148,6 +151,8 @@ class RunOptions:
         Confidence level of limits and of the wider interval.
     method : MethodOptions
         How intervals on the parameter of interest are made.
+    background : GeneratedBackground, optional
+        A sideband generator, in place of the model's own reference events.
     """
 
     model: LoadedModel
@@ -155,6 +160,7 @@ class RunOptions:
     windows: tuple[tuple[float, float], ...]
     cl: float = 0.95
     method: MethodOptions = field(default_factory=MethodOptions)
+    background: GeneratedBackground | None = None
 
 
 def demo_events() -> Path:
@@ -201,6 +207,8 @@ def read_card(path: str | Path) -> RunCard:
         updates["events"] = card.events.model_copy(update={"path": str(file.parent / card.events.path)})
     if isinstance(card.model, str) and (file.parent / card.model / "model.json").is_file():
         updates["model"] = str(file.parent / card.model)
+    if card.background is not None and (file.parent / card.background / "model.json").is_file():
+        updates["background"] = str(file.parent / card.background)
     return card.model_copy(update=updates)
 
 
@@ -215,6 +223,7 @@ def resolve_options(
     tree: str | None = None,
     windows: Sequence[tuple[float, float]] = (),
     cl: float | None = None,
+    background: str | Path | None = None,
     method: Mapping[str, object] | None = None,
     ensemble: Literal["mean", "profiled"] | None = None,
 ) -> RunOptions:
@@ -227,14 +236,14 @@ def resolve_options(
     OptionError
         If the confidence level is not between 0 and 1, or an option of the method makes no sense.
     ModelError, TermError
-        If the model cannot be loaded.
+        If the model or the background cannot be loaded, or they do not go together.
     """
     card = card or RunCard()
     chosen = model if model is not None else card.model
     loaded = inline_model(chosen) if isinstance(chosen, ModelSpec) else load_model(chosen or DEFAULT_MODEL)
     if (treatment := ensemble or card.ensemble) is not None:
         signal = loaded.spec.signal.model_copy(update={"ensemble": treatment})
-        loaded = replace(loaded, spec=loaded.spec.model_copy(update={"signal": signal}))
+        loaded = replace(loaded, spec=loaded.spec.model_copy(update={"signal_": signal}))
     source = _source(card.events, events, loaded)
     source = replace(
         source,
@@ -249,8 +258,35 @@ def resolve_options(
     level = cl if cl is not None else (card.cl if card.cl is not None else 0.95)
     if not 0.0 < level < 1.0:
         raise OptionError(f"confidence level {level:g} must lie between 0 and 1, for example 0.95")
+    chosen_background = background if background is not None else card.background
+    generated = None if chosen_background is None else _background(chosen_background, loaded)
     ends = tuple((float(a), float(b)) for a, b in chosen_windows)
-    return RunOptions(loaded, source, ends, level, _method(card.method, method or {}))
+    return RunOptions(loaded, source, ends, level, _method(card.method, method or {}), generated)
+
+
+def _background(name_or_path: str | Path, model: LoadedModel) -> GeneratedBackground:
+    """Generator of an exported background, for a model."""
+    loaded = load_model(name_or_path)
+    term = loaded.spec.background.features
+    if term is None:
+        raise ModelError(
+            f"the model {loaded.name!r} has no generator of background features (background.features); give a model that "
+            "'gbistat train background' and 'gbistat export' made"
+        )
+    own, other = model.spec, loaded.spec
+    if (own.mass.name, own.mass.unit) != (other.mass.name, other.mass.unit):
+        raise ModelError(
+            f"the background {other.name!r} has the mass {other.mass.name!r} in {other.mass.unit}, and the model {own.name!r} "
+            f"{own.mass.name!r} in {own.mass.unit}; they must be the same"
+        )
+    missing = [name for name in own.features if name not in other.features]
+    if missing:
+        raise ModelError(
+            f"the background {other.name!r} does not make the feature {missing[0]!r} of the model {own.name!r}; "
+            f"{nearest(missing[0], other.features)}"
+        )
+    generator = GeneratorTerm(loaded.terms[term])
+    return GeneratedBackground(generator, other.name, loaded.sha256, loaded.directory, other.window)
 
 
 def _method(card: MethodCard | None, explicit: Mapping[str, object]) -> MethodOptions:

@@ -212,7 +212,8 @@ def analyse(options: RunOptions, verb: str) -> Analysis:
     )
     named = model.spec if model.directory is None else str(model.directory)
     treatment = model.spec.signal.ensemble
-    return prepare(card=RunCard(model=named, events=events, windows=options.windows, ensemble=treatment))
+    card = RunCard(model=named, events=events, windows=options.windows, ensemble=treatment)
+    return prepare(card=card, background=None if options.background is None else options.background.directory)
 
 
 def prepare_toys(options: RunOptions, request: ToysRequest, *, steps: Steps = _silent) -> PreparedToys:
@@ -272,6 +273,7 @@ def data_settings(options: RunOptions, analysis: Analysis) -> Json:
         "events_sha256": file_sha256(options.source.path),
         "n_events": len(analysis.events),
         "ensemble": options.model.spec.signal.ensemble,
+        **({} if options.background is None else {"background_sha256": options.background.sha256}),
     }
 
 

@@ -44,7 +44,16 @@ if TYPE_CHECKING:
     from gbistat.likelihood.reference import Reference
     from gbistat.terms.store import LoadedModel
 
-__all__ = ["Steps", "prepare", "run_compare", "run_export", "run_fit", "run_limits", "run_training"]
+__all__ = [
+    "Steps",
+    "prepare",
+    "run_background_training",
+    "run_compare",
+    "run_export",
+    "run_fit",
+    "run_limits",
+    "run_training",
+]
 
 STANDARD_CL = 0.6827
 TENSION = 3.0
@@ -70,6 +79,7 @@ def prepare(
     card: RunCard | None = None,
     unit: str | None = None,
     mapping: Mapping[str, str] | None = None,
+    background: str | Path | None = None,
 ) -> Analysis:
     """Likelihood of one window: read events, fit the sidebands, evaluate the networks once.
 
@@ -87,6 +97,9 @@ def prepare(
         Energy unit of the file.
     mapping : mapping, optional
         Names in gbistat to names in the file.
+    background : str or path, optional
+        Name of a shipped sideband generator or folder of an exported one, whose samples take the place of the
+        model's reference events.
 
     Returns
     -------
@@ -99,7 +112,9 @@ def prepare(
         Whatever is wrong with the model, the events or the window.
     """
     windows = () if window is None else (window,)
-    options = resolve_options(card, model=model, events=events, unit=unit, mapping=mapping, windows=windows)
+    options = resolve_options(
+        card, model=model, events=events, unit=unit, mapping=mapping, windows=windows, background=background
+    )
     return _analyse(options, _read(options), load_reference(options.model), options.windows[0])
 
 
@@ -169,7 +184,7 @@ def _analyse(options: RunOptions, events: Events, pool: Events | None, window: t
     spec = options.model.spec
     scale = ENERGY_UNITS["GeV"] / ENERGY_UNITS[spec.mass.unit]
     chosen = MassWindow(window[0] * scale, window[1] * scale, spec.mass.unit)
-    return build_analysis(spec, events, chosen, terms=options.model.terms, pool=pool)
+    return build_analysis(spec, events, chosen, terms=options.model.terms, pool=pool, background=options.background)
 
 
 def _over_windows(
@@ -382,14 +397,49 @@ def run_training(
     train_ratio(load_card(card), run, events=events, progress=progress)
 
 
+def run_background_training(
+    card: Path, run: Path, *, events: Path | None = None, progress: Callable[[float, str], None] | None = None
+) -> tuple[str, ...]:
+    """Train a sideband generator and draw its losses; see :func:`gbistat.training.background.train_background`.
+
+    Returns
+    -------
+    tuple of str
+        What a person should know about the sidebands.
+
+    Raises
+    ------
+    GbistatError
+        If the card, the events or the folder cannot be used, or the training extra is not installed.
+    """
+    from gbistat.plotting.losses import save_losses
+    from gbistat.training.background import train_background
+    from gbistat.training.background_card import load_background_card
+
+    done = train_background(load_background_card(card), run, events=events, progress=progress)
+    members = range(done.card.optimiser.members)
+    histories = [[(e.loss, e.validation_loss) for e in done.member(member).history()] for member in members]
+    finals = [final.validation_loss for member in members if (final := done.member(member).final()) is not None]
+    save_losses(histories, run / "losses.png", finals=finals, label="$-$ln p(x | m)")
+    return done.warnings
+
+
 def run_export(run: Path, output: Path, *, overwrite: bool = False) -> LoadedModel:
-    """Export a finished training as a model; see :func:`gbistat.training.export.export_ratio`.
+    """Export a finished training as a model.
+
+    See :func:`gbistat.training.export.export_ratio` and :func:`gbistat.training.background_export.export_background`.
 
     Raises
     ------
     GbistatError
         If the run is not finished, ONNX and Keras disagree, or the folder cannot be written.
     """
+    from gbistat.training.run import run_kind
+
+    if run_kind(run) == "background":
+        from gbistat.training.background_export import export_background
+
+        return export_background(run, output, overwrite=overwrite)
     from gbistat.training.export import export_ratio
 
     return export_ratio(run, output, overwrite=overwrite)

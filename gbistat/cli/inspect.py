@@ -62,12 +62,18 @@ def _model_lines(model: LoadedModel) -> list[tuple[str, str]]:
         ("features", ", ".join(spec.features) or "none"),
         ("window", "none" if spec.window is None else f"{spec.window[0]:g}-{spec.window[1]:g} {unit}"),
         ("valid in", "anywhere" if spec.valid is None else f"{spec.valid[0]:g}-{spec.valid[1]:g} {unit}"),
-        ("signal mass", spec.signal.mass.shape),
+        ("signal mass", spec.signal.mass.shape if spec.has_signal else "none: a background alone"),
         ("background", f"{spec.background.mass.shape}, {low:g}-{high:g} {unit}, yield {spec.background.yield_}"),
     ]
     for name, term in model.terms.items():
         data = term.metadata
-        lines.append((f"term {name}", f"{data.kind} of {', '.join(data.feature_names)}; {len(data.members)} member(s)"))
+        lines.append(
+            (
+                f"term {name}",
+                f"{data.kind} of {', '.join(data.feature_names)}; {len(data.members)} member(s)"
+                + (", can be drawn from" if data.samplers else ""),
+            )
+        )
         if data.log_kappa is not None:
             kappa = data.log_kappa
             lines.append(("  ln kappa", f"{kappa.value:.4f} +- {kappa.sigma:.4f} ({kappa.method})"))

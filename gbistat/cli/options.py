@@ -34,6 +34,11 @@ _SOURCE = (
     click.option("--events", type=click.Path(path_type=Path), help="File of events: .h5, .root, .parquet or .npz."),
     click.option("--model", help="Name of a shipped model, or folder of an exported one."),
     click.option(
+        "--background",
+        help="Name of a shipped sideband generator, or folder of an exported one: reference events and the normalisation "
+        "of the ratio come from its samples.  [default: the model's own reference events]",
+    ),
+    click.option(
         "--ensemble",
         type=click.Choice(["mean", "profiled"]),
         help="Mean of an ensemble of ratios, or its spread profiled too.  [default: the model's, else mean]",
@@ -100,6 +105,7 @@ def run_options(
     windows: tuple[tuple[float, float], ...],
     events: Path | None,
     model: str | None,
+    background: str | None,
     unit: str | None,
     mapping: tuple[str, ...],
     weights: str | None,
@@ -139,6 +145,7 @@ def run_options(
         tree=tree,
         windows=windows,
         cl=cl,
+        background=background,
         ensemble=ensemble,
         method={"name": method, **toys},
     )

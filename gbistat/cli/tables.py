@@ -69,6 +69,7 @@ def show(report: Report) -> None:
         f"{report.n_read} events in the fit range from {report.source}"
     )
     for outcome in report.outcomes:
+        _show_background(console, outcome)
         if report.verb == "fit" or not isinstance(outcome, LimitsOutcome):
             _show_fit(console, outcome)
         elif report.verb == "compare":
@@ -79,6 +80,20 @@ def show(report: Report) -> None:
             console.print(f"[yellow]warning[/yellow] {outcome.window}: {warning}", soft_wrap=True)
     if report.verb == "limits" and len(report.outcomes) > 1:
         _show_windows(console, report)
+
+
+def _show_background(console: Console, outcome: FitOutcome) -> None:
+    """One line on a generator, where one is used; the model's own reference events need none."""
+    used = outcome.analysis.background
+    if used.get("source") != "generator":
+        return
+    kappa = used["log_kappa"]
+    console.print(
+        f"background in {outcome.window}: {used['n_reference']} events of the generator {used['name']} (sha256 "
+        f"{used['sha256'][:12]}), seed {used['seed']}; ln kappa = {kappa['value']:.3f} +- {kappa['sigma']:.3f} "
+        f"(the model's: {kappa['model_value']:.3f} +- {kappa['model_sigma']:.3f})",
+        soft_wrap=True,
+    )
 
 
 def _title(outcome: FitOutcome) -> str:

@@ -77,7 +77,14 @@ class FeatureTransform:
                 raise EventsError(f"feature {names[int(np.argmax(bad))]!r} has {what}: leave this feature out")
 
     @classmethod
-    def fit(cls, features: FloatArray, names: Sequence[str], *, margin: float = 0.0) -> FeatureTransform:
+    def fit(
+        cls,
+        features: FloatArray,
+        names: Sequence[str],
+        *,
+        margin: float = 0.0,
+        bounds: Sequence[tuple[float | None, float | None]] | None = None,
+    ) -> FeatureTransform:
         """Transform fitted on sideband events.
 
         Parameters
@@ -89,6 +96,9 @@ class FeatureTransform:
         margin : float, default 0
             Fraction of its length by which each range is widened at both ends. With 0 the range ends at the extreme
             events, as in the original papers; a margin keeps signal-region events just beyond them.
+        bounds : sequence of (float or None, float or None), optional
+            Known ends of each range, such as 0 for a mass; they are kept as they are, where given. A density that is
+            finite at such an end is learned best with the end where it is.
 
         Raises
         ------
@@ -115,6 +125,9 @@ class FeatureTransform:
         low, high = x.min(axis=0), x.max(axis=0)
         reach = margin * (high - low)
         low, high = low - reach, high + reach
+        for column, (known_low, known_high) in enumerate(bounds or ()):
+            low[column] = low[column] if known_low is None else known_low
+            high[column] = high[column] if known_high is None else known_high
         z = _logit(x[_inside(x, low, high)], low, high)
         mean = z.mean(axis=0) if len(z) else np.zeros(len(names))
         std = z.std(axis=0) if len(z) else np.zeros(len(names))

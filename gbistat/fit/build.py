@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gbistat.data.events import Events
+    from gbistat.fit.generated import GeneratedBackground
     from gbistat.fit.sidebands import SidebandFit
     from gbistat.likelihood.constraints import Constraint
     from gbistat.likelihood.reference import Reference
     from gbistat.terms.model_spec import ModelSpec, ParameterSpec, ShapeSpec
     from gbistat.terms.network import NetworkTerm
     from gbistat.terms.protocols import Shape
+    from gbistat.typing import Json
 
 __all__ = ["Analysis", "build_analysis"]
 
@@ -68,6 +70,9 @@ class Analysis:
         model's own statement and the error of the ratio's normalisation, in quadrature.
     warnings : tuple of str
         What a reader of the results must know.
+    background : dict
+        Which events stand for background in Asimov sets and templates, as JSON: ``source`` (``model``, ``generator`` or
+        ``none``), and what belongs to it.
     """
 
     model: Model
@@ -78,6 +83,7 @@ class Analysis:
     reference: Reference | None
     spurious_signal: float = 0.0
     warnings: tuple[str, ...] = ()
+    background: Json = dataclasses.field(default_factory=dict)
 
     @property
     def window(self) -> MassWindow:
@@ -102,6 +108,7 @@ def build_analysis(
     *,
     terms: Mapping[str, NetworkTerm] | None = None,
     pool: Events | None = None,
+    background: GeneratedBackground | None = None,
 ) -> Analysis:
     """Fit the sidebands, evaluate the networks once, and assemble the likelihood of a window.
 
@@ -117,6 +124,8 @@ def build_analysis(
         Exported networks by name.
     pool : Events, optional
         Background events that neither trained a network nor are data.
+    background : GeneratedBackground, optional
+        A generator whose samples take the place of `pool`, and fix the normalisation of the ratio.
 
     Returns
     -------
@@ -151,18 +160,25 @@ def build_analysis(
                 f"the sideband fit describes the spectrum badly: chi2/ndof = {g.chi2:.1f}/{g.ndof}, p = {g.p_value:.2g}"
             )
     builder = _Builder(spec, window, fit_range, sidebands, terms or {}, inside.sum_of_weights)
-    in_window = None
-    if pool is not None:
+    model = builder.model()
+    in_window, kappa_sigma = None, builder.kappa_sigma
+    record: Json = {"source": "none"}
+    if background is not None:
+        made = background.prepare(model, window)
+        model, in_window, kappa_sigma, record = made.model, made.pool, made.log_kappa.sigma, made.record
+        warnings += made.warnings
+    elif pool is not None:
         in_window, problem = _pool_in_window(pool.to_unit(spec.mass.unit), window)
         warnings += [problem] if problem else []
-    model = builder.model()
+        if in_window is not None:
+            record = {"source": "model", "n_reference": len(in_window)}
     if spec.signal.ensemble == "profiled":
         model = _with_ensembles(model, builder.ratios, in_window)
     size = 0.0
-    if builder.kappa_sigma > 0 or spec.signal.spurious.sigma:
-        background = background_nodes(model) if not needs_pool(model) else in_window
+    if kappa_sigma > 0 or spec.signal.spurious.sigma:
+        events_b = background_nodes(model) if not needs_pool(model) else in_window
         model, size = _with_spurious_signal(
-            model, inside if background is None else background, builder.kappa_sigma, spec.signal.spurious.sigma or 0.0
+            model, inside if events_b is None else events_b, kappa_sigma, spec.signal.spurious.sigma or 0.0
         )
     nll = ExtendedUnbinnedNLL(model, inside)
     reference = None
@@ -176,7 +192,7 @@ def build_analysis(
                 "signal is: expected limits and binned templates are uncertain by "
                 f"about {100 / math.sqrt(reference.effective_size):.0f} %"
             )
-    return Analysis(model, nll, inside, events, sidebands, reference, size, tuple(warnings))
+    return Analysis(model, nll, inside, events, sidebands, reference, size, tuple(warnings), record)
 
 
 def _with_ensembles(model: Model, terms: Sequence[NetworkTerm], pool: Events | None) -> Model:

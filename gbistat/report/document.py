@@ -95,6 +95,7 @@ def _common(outcome: FitOutcome) -> Json:
         "unit": "GeV",
         "n_events": len(outcome.analysis.events),
         "poi": outcome.poi,
+        "background": outcome.analysis.background,
         "method": outcome.method,
         **({} if outcome.by_method is None else {"by_method": outcome.by_method.to_dict()}),
     }

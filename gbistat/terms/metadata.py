@@ -216,6 +216,9 @@ class TermMetadata(Record):
         How the K members combine: logsumexp_k(l_k) - ln K, the mean of ratios or of densities; ``none`` for one.
     members : sequence of FileRecord
         The graphs.
+    samplers : sequence of FileRecord
+        Graphs that draw from a density of features at given mass, one a member or none: input ``x`` of shape (n, 1 + d),
+        the mass and d independent standard-normal numbers, output the d raw features, shape (n, d).
     log_kappa : LogKappa, optional
         Normalisation; needed by a ratio, refused by a density.
     parity : Parity, optional
@@ -238,6 +241,7 @@ class TermMetadata(Record):
     parameters: tuple[Quantity, ...] = ()
     combine: Literal["mean_ratio", "mean_density", "none"] = "none"
     members: Annotated[tuple[FileRecord, ...], Field(min_length=1)]
+    samplers: tuple[FileRecord, ...] = ()
     log_kappa: LogKappa | None = None
     parity: Parity | None = None
     training: Training | None = None
@@ -264,7 +268,7 @@ class TermMetadata(Record):
         twice = [name for name, count in counts.items() if count > 1]
         if twice:
             raise ValueError(f"the name {twice[0]!r} appears twice among the features and parameters; names are unique")
-        files = Counter(member.file for member in self.members)
+        files = Counter(member.file for member in (*self.members, *self.samplers))
         if max(files.values()) > 1:
             raise ValueError(f"the file {files.most_common(1)[0][0]!r} appears twice among the members; list it once")
         return self
@@ -277,6 +281,22 @@ class TermMetadata(Record):
                     f"the mass {self.mass.name!r} is in {self.mass.unit} and, as a feature, in {feature.unit}; "
                     "give it one unit"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_samplers(self) -> Self:
+        if not self.samplers:
+            return self
+        if self.kind != "density":
+            raise ValueError(f"samplers belong to a density, and this term is a {self.kind}; remove them")
+        if len(self.samplers) != len(self.members):
+            raise ValueError(f"{len(self.samplers)} samplers for {len(self.members)} members; give one each, or none")
+        conditions = [feature.name for feature in self.features if feature.role == "conditional"]
+        if conditions != [self.mass.name] or self.feature_names[0] != self.mass.name or self.parameters:
+            raise ValueError(
+                f"samplers draw features at given mass: the first feature must be {self.mass.name!r} with role "
+                "'conditional', the only one, without parameters"
+            )
         return self
 
     @model_validator(mode="after")

@@ -259,9 +259,10 @@ class SignalSpec(Record):
 
 
 class BackgroundSpec(Record):
-    """Background: its mass shape, the range of the sideband fit, and how its yield is treated."""
+    """Background: its mass shape, the term with p_b(x | m) if there is one, the range of the sideband fit, its yield."""
 
     mass: ShapeSpec
+    features: TermName | None = None
     fit_range: Interval
     yield_: Literal["sideband", "free", "fixed"] = Field(default="sideband", alias="yield")
 
@@ -298,8 +299,10 @@ class ModelSpec(Record):
         Default window.
     valid : (float, float), optional
         Largest window for which the model was checked.
-    signal, background : SignalSpec, BackgroundSpec
-        Components.
+    signal : SignalSpec, optional
+        A model without one is a background alone, such as a sideband generator.
+    background : BackgroundSpec
+        The other component.
     parameters : dict of str to ParameterSpec
         Model parameters that shapes refer to; the parameter of interest may be among them.
     terms : sequence of str
@@ -323,13 +326,33 @@ class ModelSpec(Record):
     features: tuple[Text, ...] = ()
     window: Interval | None = None
     valid: Interval | None = None
-    signal: SignalSpec
+    signal_: SignalSpec | None = Field(default=None, alias="signal")
     background: BackgroundSpec
     parameters: dict[str, ParameterSpec] = Field(default_factory=dict)
     terms: tuple[TermName, ...] = ()
     reference: ReferenceFile | None = None
     files: tuple[FileRecord, ...] = ()
     provenance: JsonDict = Field(default_factory=dict)
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether the model says what signal is."""
+        return self.signal_ is not None
+
+    @property
+    def signal(self) -> SignalSpec:
+        """The signal.
+
+        Raises
+        ------
+        ModelError
+            If the model is a background alone.
+        """
+        if self.signal_ is None:
+            raise ModelError(
+                f"model {self.name!r} is a background without a signal; use it beside a model: --background {self.name}"
+            )
+        return self.signal_
 
     @property
     def poi(self) -> str:
@@ -352,26 +375,37 @@ class ModelSpec(Record):
 
     @model_validator(mode="after")
     def _check_references(self) -> Self:
-        for where, shape in (("signal", self.signal.mass), ("background", self.background.mass)):
+        shapes = [("signal", self.signal.mass)] if self.has_signal else []
+        for where, shape in (*shapes, ("background", self.background.mass)):
             for name in shape.model_parameters:
                 if name not in self.parameters:
                     raise ValueError(
                         f"{where}.mass.parameters refers to {name!r}, which is not in parameters; "
                         f"{nearest(name, self.parameters)}"
                     )
-        for name in self.signal.ratios:
+        for name in self.signal.ratios if self.has_signal else ():
             if name not in self.terms:
                 raise ValueError(f"signal.ratios has {name!r}, which is not in terms; {nearest(name, self.terms)}")
+        features = self.background.features
+        if features is not None and features not in self.terms:
+            raise ValueError(
+                f"background.features is {features!r}, which is not in terms; {nearest(features, self.terms)}"
+            )
+        if features is None and not self.has_signal:
+            raise ValueError("signal is missing; add it (only a background with background.features stands alone)")
         return self
 
     @model_validator(mode="after")
     def _check_unique(self) -> Self:
-        for what, names in (("features", self.features), ("terms", self.terms), ("signal.ratios", self.signal.ratios)):
+        ratios = self.signal.ratios if self.has_signal else ()
+        for what, names in (("features", self.features), ("terms", self.terms), ("signal.ratios", ratios)):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise ValueError(f"{what} has {twice[0]!r} twice; list it once")
         if self.mass.name in self.features:
             raise ValueError(f"features has the mass {self.mass.name!r}; the mass is always read, list only the others")
+        if not self.has_signal:
+            return self
         taken = {*self.parameters, self.poi}
         for name in self.signal.efficiency:
             if name in taken:

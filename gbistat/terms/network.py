@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gbistat.errors import EventsError, ParameterError, TermError, UnitsError, nearest
-from gbistat.extras import onnxruntime
 from gbistat.terms.graph import check_graph
+from gbistat.terms.session import DTYPES, make_session, run_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,14 +20,9 @@ if TYPE_CHECKING:
     from gbistat.terms.metadata import MassSpec, Quantity, TermMetadata
     from gbistat.typing import BoolArray, FloatArray
 
-__all__ = ["BATCH_SIZE", "NetworkTerm", "Outside"]
-
-BATCH_SIZE = 65_536
-"""Events given to a graph at once: bounds the memory of its hidden layers."""
+__all__ = ["NetworkTerm", "Outside", "log_mean"]
 
 Outside = Literal["error", "evaluate"]
-
-_DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +39,8 @@ class NetworkTerm:
         The K members, in the order of ``metadata.members``.
     outside : {"error", "evaluate"}
         What to do with events outside the range for which the term is valid.
+    samplers : tuple of bytes
+        The graphs of ``metadata.samplers``; `gbistat.terms.generator.GeneratorTerm` draws with them.
 
     Raises
     ------
@@ -63,16 +60,19 @@ class NetworkTerm:
     metadata: TermMetadata
     graphs: tuple[bytes, ...] = field(repr=False)
     outside: Outside = "error"
+    samplers: tuple[bytes, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "graphs", tuple(self.graphs))
-        members = self.metadata.members
-        if len(self.graphs) != len(members):
-            raise TermError(
-                f"term {self.name!r} has {len(members)} members and {len(self.graphs)} graphs; give one each"
-            )
-        for member, graph in zip(members, self.graphs, strict=True):
-            check_graph(graph, f"{self.name}/{member.file}")
+        for name, what, records in (
+            ("graphs", "members", self.metadata.members),
+            ("samplers", "samplers", self.metadata.samplers),
+        ):
+            graphs = tuple(getattr(self, name))
+            object.__setattr__(self, name, graphs)
+            if len(graphs) != len(records):
+                raise TermError(f"term {self.name!r} has {len(records)} {what} and {len(graphs)} graphs; give one each")
+            for record, graph in zip(records, graphs, strict=True):
+                check_graph(graph, f"{self.name}/{record.file}")
 
     def __getstate__(self) -> dict[str, Any]:
         # Sessions cannot be sent to another process; it makes its own.
@@ -148,7 +148,7 @@ class NetworkTerm:
             raise TermError(f"term {self.name!r} is a {self.metadata.kind}, not a density_ratio; use log_prob")
         kappa = self.metadata.log_kappa
         log_kappa = 0.0 if kappa is None else kappa.value
-        return _log_mean(self.member_values(events, **theta)) + log_kappa
+        return log_mean(self.member_values(events, **theta)) + log_kappa
 
     def log_prob(self, events: Events, /, **theta: float) -> FloatArray:
         """ln of the density in the raw features, shape (n,); arguments and errors as in `member_values`.
@@ -160,7 +160,7 @@ class NetworkTerm:
         """
         if self.metadata.is_ratio:
             raise TermError(f"term {self.name!r} is a density_ratio, not a density; use log_ratio")
-        return _log_mean(self.member_values(events, **theta))
+        return log_mean(self.member_values(events, **theta))
 
     def _inputs(self, events: Events, theta: Mapping[str, float]) -> FloatArray:
         self._check_units(events)
@@ -231,22 +231,8 @@ class NetworkTerm:
         return value
 
     def _evaluate(self, index: int, inputs: FloatArray) -> FloatArray:
-        session = self._sessions[index]
         where = self._where(index)
-        node = session.get_inputs()[0]
-        result = np.empty(len(inputs))
-        for start in range(0, len(inputs), BATCH_SIZE):
-            batch = np.ascontiguousarray(inputs[start : start + BATCH_SIZE], dtype=_DTYPES[node.type])
-            try:
-                (output,) = session.run(None, {node.name: batch})
-            except _runtime_errors() as problem:
-                raise TermError(f"{where} cannot be evaluated: {_first_line(problem)}; export the term again") from None
-            if output.shape not in ((len(batch),), (len(batch), 1)):
-                raise TermError(
-                    f"{where} gives an output of shape {output.shape} for {len(batch)} events; "
-                    f"it must be ({len(batch)},) or ({len(batch)}, 1): one natural log an event"
-                )
-            result[start : start + len(batch)] = output.reshape(-1)
+        result = run_graph(self._sessions[index], inputs, None, where)
         bad = int(np.count_nonzero(~np.isfinite(result)))
         if bad:
             raise TermError(
@@ -260,21 +246,8 @@ class NetworkTerm:
         return tuple(self._session(index) for index in range(len(self.graphs)))
 
     def _session(self, index: int) -> Any:
-        runtime = onnxruntime()
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        # The other format that onnxruntime would accept is not checked for references to other files.
-        options.add_session_config_entry("session.load_model_format", "ONNX")
         where = self._where(index)
-        try:
-            session = runtime.InferenceSession(
-                self.graphs[index], sess_options=options, providers=["CPUExecutionProvider"]
-            )
-        except _runtime_errors() as problem:
-            raise TermError(
-                f"{where} is not a usable ONNX graph: {_first_line(problem)}; export the term again (gbistat export)"
-            ) from None
+        session = make_session(self.graphs[index], where)
         self._check_interface(session, where)
         return session
 
@@ -294,7 +267,7 @@ class NetworkTerm:
                 f"({', '.join(self._input_names())}); they must agree: export the term again"
             )
         for what, node in (("takes", inputs[0]), ("gives", outputs[0])):
-            if node.type not in _DTYPES:
+            if node.type not in DTYPES:
                 raise TermError(f"{where} {what} {node.type}; a term works in float32 or float64: export it again")
 
     def _input_names(self) -> tuple[str, ...]:
@@ -304,8 +277,8 @@ class NetworkTerm:
         return f"term {self.name!r}: {self.metadata.members[index].file}"
 
 
-def _log_mean(values: FloatArray) -> FloatArray:
-    """ln of the mean over the first axis of exp(values)."""
+def log_mean(values: FloatArray) -> FloatArray:
+    """ln of the mean over the first axis of exp(values), float64."""
     total: FloatArray = np.logaddexp.reduce(values, axis=0)
     return total - math.log(len(values))
 
@@ -319,17 +292,3 @@ def _within(column: FloatArray, item: Quantity | MassSpec) -> BoolArray:
 def _range(item: Quantity | MassSpec) -> str:
     low, high = item.bounds
     return f"[{low:g}, {high:g}]" + ("" if item.unit == "1" else f" {item.unit}")
-
-
-def _runtime_errors() -> tuple[type[Exception], ...]:
-    """Exceptions of onnxruntime, which have no common base of their own."""
-    onnxruntime()
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
-    return (*own, RuntimeError, ValueError)
-
-
-def _first_line(problem: Exception) -> str:
-    text = str(problem).strip().splitlines()
-    return text[0][:200].rstrip(" .;") if text else type(problem).__name__

@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from gbistat.data.events import Events
     from gbistat.typing import FloatArray
 
-__all__ = ["Density", "DensityRatio", "ExponentialFamily", "LinearFamily", "Shape", "ShapeParameter"]
+__all__ = [
+    "ConditionalDensity",
+    "Density",
+    "DensityRatio",
+    "ExponentialFamily",
+    "LinearFamily",
+    "Shape",
+    "ShapeParameter",
+]
 
 
 @runtime_checkable
@@ -25,6 +33,19 @@ class Density(Protocol):
 
     def sample(self, n: int, /, *, rng: np.random.Generator, **theta: float) -> Events:
         """Draw `n` events from the density."""
+        ...
+
+
+@runtime_checkable
+class ConditionalDensity(Protocol):
+    """Normalised density of the features at given mass, such as a sideband generator."""
+
+    def log_prob(self, features: FloatArray, mass: FloatArray, /) -> FloatArray:
+        """Natural log of p(features | mass), shape (n,), for features of shape (n, d) and masses of shape (n,)."""
+        ...
+
+    def sample(self, mass: FloatArray, /, *, rng: np.random.Generator) -> FloatArray:
+        """Draw features at each of n masses, shape (n, d)."""
         ...
 
 

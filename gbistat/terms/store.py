@@ -115,7 +115,7 @@ def save_term(
 
 
 def _write_term(folder: Path, metadata: TermMetadata, members: Mapping[str, bytes]) -> None:
-    expected = {record.file: record.sha256 for record in metadata.members}
+    expected = {record.file: record.sha256 for record in (*metadata.members, *metadata.samplers)}
     if {file: sha256(graph) for file, graph in members.items()} != expected:
         raise TermError(
             f"term {metadata.name!r}: the graphs given ({', '.join(members)}) are not the members in its metadata "
@@ -155,15 +155,15 @@ def _parse_term(folder: Path, content: bytes) -> NetworkTerm:
     data = parse_json(content, where=where, error=TermError)
     check_schema(data, TERM_SCHEMA, where=where, error=TermError)
     metadata = validate(TermMetadata, data, error=TermError, where=where)
-    graphs = []
-    for member in metadata.members:
-        _check_member(folder, member.file)
-        graphs.append(
-            read_verified(
-                folder, member.file, member.sha256, source="term.json", error=TermError, way_out=_EXPORT_AGAIN
-            )
-        )
-    return NetworkTerm(metadata, tuple(graphs))
+    graphs, samplers = (
+        tuple(_read_graph(folder, record) for record in records) for records in (metadata.members, metadata.samplers)
+    )
+    return NetworkTerm(metadata, graphs, samplers=samplers)
+
+
+def _read_graph(folder: Path, record: FileRecord) -> bytes:
+    _check_member(folder, record.file)
+    return read_verified(folder, record.file, record.sha256, source="term.json", error=TermError, way_out=_EXPORT_AGAIN)
 
 
 def save_model(
@@ -223,7 +223,8 @@ def save_model(
         for term in terms:
             folder = partial / "terms" / term.name
             folder.mkdir(parents=True)
-            graphs = {record.file: graph for record, graph in zip(term.metadata.members, term.graphs, strict=True)}
+            records = (*term.metadata.members, *term.metadata.samplers)
+            graphs = dict(zip((record.file for record in records), (*term.graphs, *term.samplers), strict=True))
             _write_term(folder, term.metadata, graphs)
             file = f"terms/{term.name}/term.json"
             hashed.append(FileRecord(file=file, sha256=sha256((partial / file).read_bytes())))
@@ -279,7 +280,8 @@ def load_model(name_or_path: str | Path) -> LoadedModel:
         term_json = read_inside(folder, f"terms/{name}/term.json", error=ModelError, way_out=_EXPORT_AGAIN)
         terms[name] = _parse_term(term_folder, term_json)
         hashes[f"terms/{name}/term.json"] = sha256(term_json)
-        hashes |= {f"terms/{name}/{member.file}": member.sha256 for member in terms[name].metadata.members}
+        records = (*terms[name].metadata.members, *terms[name].metadata.samplers)
+        hashes |= {f"terms/{name}/{record.file}": record.sha256 for record in records}
         _check_term(where, spec, name, terms[name].metadata)
     total = sha256("".join(f"{digest}  {file}\n" for file, digest in sorted(hashes.items())).encode())
     return LoadedModel(spec, folder, MappingProxyType(terms), total)
@@ -305,7 +307,12 @@ def _check_term(where: str, spec: ModelSpec, name: str, term: TermMetadata) -> N
                 f"{where}: term {name!r} needs the feature {feature!r}, which features does not list; "
                 f"{nearest(feature, spec.features)}"
             )
-    if name in spec.signal.ratios and not term.is_ratio:
+    if name == spec.background.features and not term.samplers:
+        raise ModelError(
+            f"{where}: background.features has {name!r}, which is a {term.kind} without samplers; it must be a density of "
+            "the features at given mass that can be drawn from"
+        )
+    if spec.has_signal and name in spec.signal.ratios and not term.is_ratio:
         raise ModelError(
             f"{where}: signal.ratios has {name!r}, which is a {term.kind}; a ratio must be a density_ratio"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, Field, model_validator
@@ -12,6 +12,9 @@ from pydantic import AfterValidator, Field, model_validator
 from gbistat.errors import CardError
 from gbistat.terms.metadata import TermName, Unit  # noqa: TC001  # pydantic reads annotations at run time
 from gbistat.terms.validation import Count, Interval, NonNegative, Number, Positive, Record, Text, validate
+
+if TYPE_CHECKING:
+    from gbistat.typing import Json
 
 __all__ = [
     "CARD_SCHEMA",
@@ -26,6 +29,7 @@ __all__ = [
     "SignalSample",
     "dump_card",
     "load_card",
+    "read_yaml",
 ]
 
 CARD_SCHEMA: Final = "gbistat.training/1"
@@ -320,6 +324,17 @@ def load_card(path: str | Path) -> RatioCard:
     CardError
         If it cannot be read, is not YAML, or an entry is wrong (named, with what is allowed).
     """
+    return validate(RatioCard, read_yaml(path), error=CardError, where=str(path))
+
+
+def read_yaml(path: str | Path) -> Json:
+    """Plain data of a card.
+
+    Raises
+    ------
+    CardError
+        If it cannot be read or is not YAML, or does not map names to values.
+    """
     where = Path(path)
     try:
         data = yaml.safe_load(where.read_text(encoding="utf-8"))
@@ -334,9 +349,9 @@ def load_card(path: str | Path) -> RatioCard:
         raise CardError(f"{where} is not YAML: {text}{place}; repair it") from None
     if not isinstance(data, dict):
         raise CardError(f"{where} holds no mapping of names to values; is it the card of a training?")
-    return validate(RatioCard, data, error=CardError, where=str(where))
+    return data
 
 
-def dump_card(card: RatioCard) -> bytes:
+def dump_card(card: Record) -> bytes:
     """YAML of a card, complete with its defaults."""
     return yaml.safe_dump(card.to_json(), sort_keys=False, default_flow_style=None, width=110).encode()

@@ -1,4 +1,4 @@
-"""TensorFlow and Keras as training wants them: quiet, and their versions on record."""
+"""Keras and its backend as training wants them: quiet, and their versions on record."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from gbistat import extras
 
 __all__ = ["keras", "library_versions"]
 
-RECORDED = ("gbistat", "keras", "numpy", "onnx", "tensorflow", "tf2onnx")
+RECORDED = ("gbistat", "jax", "keras", "numpy", "onnx", "tensorflow", "tf2onnx", "torch")
+COMPILED = ("tensorflow", "jax")
+"""Backends whose training steps XLA compiles."""
 
 
 def keras() -> Any:
-    """Keras on TensorFlow, without TensorFlow's own log below warnings unless the user asks for it.
+    """Keras on the backend that ``KERAS_BACKEND`` names, TensorFlow without it.
+
+    TensorFlow's own log below warnings stays silent unless the user asks for it.
 
     Raises
     ------
     MissingExtra
-        If Keras or TensorFlow is not installed.
+        If Keras or the backend is not installed.
     """
     # TensorFlow reads both when it is imported and never again.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    extras.tensorflow()
+    if os.environ.setdefault("KERAS_BACKEND", "tensorflow") == "tensorflow":
+        extras.tensorflow()
     return extras.keras()
 
 

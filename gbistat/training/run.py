@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from gbistat.training.splits import Sample
     from gbistat.typing import FloatArray, Json
 
-__all__ = ["RUN_SCHEMA", "Epoch", "HeldOut", "MemberFolder", "RatioRun", "load_run", "start_run"]
+__all__ = [
+    "RUN_SCHEMA",
+    "Epoch",
+    "HeldOut",
+    "MemberFolder",
+    "RatioRun",
+    "load_run",
+    "read_json",
+    "start_run",
+    "write_json",
+]
 
 RUN_SCHEMA: Final = "gbistat.run/1"
 
@@ -105,7 +115,7 @@ class MemberFolder:
 
     def _index(self) -> Json:
         file = self.path / "history.json"
-        return _read_json(file) if file.is_file() else {}
+        return read_json(file) if file.is_file() else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +210,20 @@ def start_run(
     return run
 
 
+def run_kind(directory: str | Path) -> str:
+    """What was trained in the folder of a run: ``ratio`` or ``background``.
+
+    Raises
+    ------
+    OutputError
+        If it is not the folder of a run.
+    """
+    folder = Path(directory)
+    if not (folder / "run.json").is_file():
+        raise OutputError(f"{folder} is not the folder of a training run: it has no run.json; run the training first")
+    return str(read_json(folder / "run.json").get("kind", "ratio"))
+
+
 def load_run(directory: str | Path) -> RatioRun:
     """Read the folder of a run.
 
@@ -211,7 +235,7 @@ def load_run(directory: str | Path) -> RatioRun:
     folder = Path(directory)
     if not (folder / "run.json").is_file():
         raise OutputError(f"{folder} is not the folder of a training run: it has no run.json; run the training first")
-    data = _read_json(folder / "run.json")
+    data = read_json(folder / "run.json")
     if data.get("schema") != RUN_SCHEMA:
         raise OutputError(f"{folder / 'run.json'} has schema {data.get('schema')!r}; this gbistat reads {RUN_SCHEMA!r}")
     try:
@@ -229,7 +253,14 @@ def write_json(path: Path, data: object) -> None:
     partial.replace(path)
 
 
-def _read_json(path: Path) -> Json:
+def read_json(path: Path) -> Json:
+    """Mapping that a JSON file of a run holds.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be read or holds something else.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:

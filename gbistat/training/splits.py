@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gbistat.data.events import Events
+    from gbistat.training.background_card import BackgroundCard
     from gbistat.training.card import BackgroundSample, Fractions, RatioCard, SignalSample
     from gbistat.typing import IntArray, Json
 
@@ -103,7 +104,9 @@ def split_indices(n_events: int, fractions: Fractions, *, seed: int, file: str) 
     }
 
 
-def read_sample(folder: str | Path, sample: BackgroundSample | SignalSample, card: RatioCard) -> Sample:
+def read_sample(
+    folder: str | Path, sample: BackgroundSample | SignalSample, card: RatioCard | BackgroundCard
+) -> Sample:
     """Read a file of the card and split it.
 
     Raises

@@ -14,7 +14,7 @@ from scipy.special import logsumexp
 
 from gbistat.data.events import Events
 from gbistat.errors import EventsError, ParameterError, TermError, UnitsError
-from gbistat.terms import network
+from gbistat.terms import network, session
 from gbistat.terms.graph import check_graph
 
 
@@ -121,7 +121,7 @@ def test_columns_are_found_by_name(make):
 def test_batches_do_not_change_the_result(make, monkeypatch):
     events = make.events(101)
     whole = make.term([make.mlp(1)[0]]).log_ratio(events)
-    monkeypatch.setattr(network, "BATCH_SIZE", 7)
+    monkeypatch.setattr(session, "BATCH_SIZE", 7)
     np.testing.assert_allclose(make.term([make.mlp(1)[0]]).log_ratio(events), whole, rtol=0, atol=1e-6)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from gbistat.errors import CardError
 from gbistat.terms.validation import validate
+from gbistat.training.background_card import BackgroundCard
 from gbistat.training.card import RatioCard
 
 SHIFT = 1.5
@@ -100,3 +101,63 @@ def toy_card():
 @pytest.fixture(scope="session")
 def toy_shift() -> float:
     return SHIFT
+
+
+BACKGROUND_CARD: dict[str, Any] = {
+    "schema": "gbistat.training/1",
+    "kind": "background",
+    "name": "toy-background",
+    "term": "toy-density",
+    "description": "A toy",
+    "seed": 7,
+    "mass": "m",
+    "inputs": [{"name": "m", "unit": "GeV"}, {"name": "a", "low": 0.0}, {"name": "b"}],
+    "background": {"file": "sidebands.h5", "split": {"train": 0.6, "reference": 0.3, "data": 0.1}},
+    "window": [100.0, 115.0],
+    "train_range": [80.0, 140.0],
+    "margin": 0.05,
+    "flow": {"transform": "spline", "layers": 1, "hidden": [8], "bins": 4, "bound": 4.0},
+    "optimiser": {"members": 2, "epochs": 4, "batch_size": 250, "learning_rate": 0.02, "patience": 3, "average": 2},
+    "model": {"valid": [82.0, 138.0], "fit_range": [80.0, 160.0], "background_parameters": 2, "sqrt_s": 1000.0},
+}
+
+
+def make_background_card(**changes: Any) -> BackgroundCard:
+    """Toy card of a background with some top-level entries changed; a mapping updates the entry it replaces."""
+    data = copy.deepcopy(BACKGROUND_CARD)
+    for key, value in changes.items():
+        data[key] = {**data[key], **value} if isinstance(value, dict) else value
+    return validate(BackgroundCard, data, error=CardError, where="toy card")
+
+
+def background_columns(n: int = 6000) -> dict[str, np.ndarray]:
+    """Features that depend on the mass and on each other."""
+    rng = np.random.default_rng(9)
+    mass = 80.0 + 80.0 * rng.beta(1.0, 2.0, size=n)
+    a = rng.gamma(4.0, 0.02 * mass / 4.0)
+    return {"m": mass, "a": a, "b": rng.normal(0.5 * a, 1.0)}
+
+
+@pytest.fixture(scope="session")
+def background_events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("background_events")
+    write_columns(folder / "sidebands.h5", **background_columns())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def background_card():
+    return make_background_card
+
+
+@pytest.fixture
+def changed_events(tmp_path: Path):
+    """Function that writes the toy's file with columns changed, and returns its folder."""
+
+    def write(n: int = 6000, **changes: Any) -> Path:
+        columns = background_columns(n)
+        columns |= {name: make(columns) for name, make in changes.items()}
+        write_columns(tmp_path / "sidebands.h5", **columns)
+        return tmp_path
+
+    return write
