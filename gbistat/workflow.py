@@ -262,9 +262,9 @@ def _by_method(
 
 def _profile(analysis: Analysis, name: str, best: FitResult) -> Profile:
     """Profile of a parameter; where masses are free it looks for minima in all of their plane."""
-    if analysis.search is None:
+    if analysis.masses is None:
         return Profile(analysis.nll, name, best)
-    return SearchedProfile(analysis.nll, name, analysis.search, best)
+    return SearchedProfile(analysis.nll, name, analysis.masses.search, best)
 
 
 def _levels(cl: float) -> tuple[float, ...]:
