@@ -19,6 +19,7 @@ from gbistat.data.read import read_events
 from gbistat.data.window import MassWindow
 from gbistat.errors import GbistatError, MissingExtra
 from gbistat.fit.build import Analysis, build_analysis
+from gbistat.fit.masses import free_masses, with_held_masses
 from gbistat.fit.minimize import fit
 from gbistat.fit.result import FitOptions
 from gbistat.fit.spectrum import mass_spectrum
@@ -282,8 +283,17 @@ def _free_shape_parameters(analysis: Analysis) -> list[str]:
 
 def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, binned: bool) -> LimitsOutcome:
     base = _fit_window(options, analysis, steps, own_intervals=False)
-    window, nll, best, poi = base.window, analysis.nll, base.fit, base.poi
     warnings = list(base.warnings)
+    if moving := free_masses(analysis):
+        held = {name: base.fit.value(name) for name in moving}
+        analysis = with_held_masses(analysis, held)
+        base = replace(base, analysis=analysis)
+        text = ", ".join(f"{name} = {value:.1f}" for name, value in held.items())
+        warnings.append(
+            f"limits and the significance are those of a signal at {text} {analysis.window.unit}, the masses that fit best: that they "
+            "were searched for is not in them; hold masses with --mass, or see gbistat scan for all of them"
+        )
+    window, nll, best, poi = base.window, analysis.nll, base.fit, base.poi
     reference: Reference | None = analysis.reference
     if reference is None:
         reference = reference_from_data(nll, best.values)

@@ -20,6 +20,7 @@ VERBS = {
     "fit": ("gbistat.cli.results", "Fit mu and the background in a window; profile intervals."),
     "limits": ("gbistat.cli.results", "Intervals, CLs upper limit with expected band, significance, pyhf beside it."),
     "compare": ("gbistat.cli.results", "Unbinned result beside binned ones from pyhf."),
+    "scan": ("gbistat.cli.scan", "Limits and local significance over the masses of a signal."),
     "toys": ("gbistat.cli.toys", "Throw toys: on one core, many, or a cluster; merge their files."),
     "coverage": (
         "gbistat.cli.coverage",

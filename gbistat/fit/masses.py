@@ -14,6 +14,7 @@ from gbistat.fit.plane import global_fit
 from gbistat.likelihood.kappa import normalised_surface
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.parameters import Parameter
+from gbistat.likelihood.reference import reference_from_pool
 from gbistat.likelihood.surface import grid_of
 from gbistat.likelihood.tilt import log_density_ratio
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gbistat.data.events import Events
+    from gbistat.fit.build import Analysis
     from gbistat.fit.plane import PlaneSearch
     from gbistat.likelihood.kappa import Kappa
     from gbistat.likelihood.model import Model
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from gbistat.terms.model_spec import ParameterSpec
     from gbistat.terms.network import NetworkTerm
 
-__all__ = ["FreeMasses", "with_free_masses"]
+__all__ = ["FreeMasses", "free_masses", "with_free_masses", "with_held_masses"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +138,45 @@ def with_free_masses(
     place = tuple(int(np.abs(axis - start[name]).argmin()) for name, axis in zip(grid.names, grid.axes, strict=True))
     known = FreeMasses(grid, kappa, search, float(kappa.error[place]))
     return dataclasses.replace(model, parameters=parameters), known
+
+
+def free_masses(analysis: Analysis) -> tuple[str, ...]:
+    """Masses that a fit of this analysis moves."""
+    if analysis.masses is None:
+        return ()
+    return tuple(name for name in analysis.masses.names if not analysis.model.parameter(name).fixed)
+
+
+def with_held_masses(analysis: Analysis, values: Mapping[str, float]) -> Analysis:
+    """Same analysis with masses held; nothing is evaluated again.
+
+    Parameters
+    ----------
+    analysis : Analysis
+        With free masses.
+    values : mapping of str to float
+        Some of them, and where to hold them.
+
+    Raises
+    ------
+    ParameterError
+        If a name is not a parameter, or its value outside its range.
+    """
+    model = analysis.model
+    for name, value in values.items():
+        model.parameter(name).check(value)
+    parameters = tuple(
+        dataclasses.replace(p, start=float(values[p.name]), fixed=True) if p.name in values else p
+        for p in model.parameters
+    )
+    model = dataclasses.replace(model, parameters=parameters)
+    reference = analysis.reference
+    if reference is not None and reference.events is not None:
+        # Its signal is normalised at the start values: those have moved.
+        reference = reference_from_pool(model, reference.events)
+    return dataclasses.replace(
+        analysis, model=model, nll=ExtendedUnbinnedNLL(model, analysis.events), reference=reference
+    )
 
 
 def _ranges(term: NetworkTerm, declared: Mapping[str, ParameterSpec]) -> dict[str, tuple[float, float]]:

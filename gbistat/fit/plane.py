@@ -15,6 +15,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.interpolate import RectBivariateSpline
 
 from gbistat.errors import FitFailed, ModelError
 from gbistat.fit.minimize import fit
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from gbistat.likelihood.nll import NLL
     from gbistat.typing import FloatArray, IntArray
 
-__all__ = ["PlaneSearch", "global_fit", "search_plane"]
+__all__ = ["PlaneSearch", "global_fit", "search_close", "search_plane"]
 
 STARTS = 6
 """Full fits that a global fit begins at most."""
@@ -63,6 +64,16 @@ class PlaneSearch:
     def node(self, index: Sequence[int]) -> dict[str, float]:
         """Masses of a node."""
         return {name: float(axis[k]) for name, axis, k in zip(self.names, self.axes, index, strict=True)}
+
+    def finer(self, factor: int = 4) -> PlaneSearch:
+        """Same map on axes `factor` times as fine, by cubic splines, for figures; two masses."""
+        if len(self.axes) != 2:
+            raise ModelError(f"a map over {len(self.axes)} parameter(s) is not drawn as a plane")
+        x, y = (np.linspace(axis[0], axis[-1], factor * (axis.size - 1) + 1) for axis in self.axes)
+        q0, strength = (
+            np.maximum(RectBivariateSpline(*self.axes, values)(x, y), 0.0) for values in (self.q0, self.strength)
+        )
+        return PlaneSearch(self.names, (x, y), q0, strength, self.null)
 
     def maxima(self) -> list[tuple[int, ...]]:
         """Nodes that are not below any neighbour, the highest first; those without signal are left out."""
@@ -111,6 +122,24 @@ def search_plane(nll: NLL, names: Sequence[str], axes: Sequence[FloatArray]) -> 
         theta[indices] = [axis[k] for axis, k in zip(axes, place, strict=True)]
         best[place], q0[place] = strength(theta)
     return PlaneSearch(tuple(names), tuple(axes), q0, best, null)
+
+
+def search_close(
+    nll: NLL, search: PlaneSearch, best: FitResult, *, sigmas: float = 5.0, count: int = 25
+) -> PlaneSearch:
+    """Map of the same likelihood around a fit: `count` nodes over `sigmas` errors of each mass to either side.
+
+    Raises
+    ------
+    FitFailed
+        If the fit without signal is not valid.
+    """
+    axes = []
+    for name, axis in zip(search.names, search.axes, strict=True):
+        reach = min(sigmas * best.error(name), 0.5 * float(axis[-1] - axis[0])) or float(np.diff(axis).max())
+        low, high = max(best.value(name) - reach, float(axis[0])), min(best.value(name) + reach, float(axis[-1]))
+        axes.append(np.linspace(low, high, count))
+    return search_plane(nll, search.names, axes)
 
 
 def _held(nll: NLL, names: Sequence[str]) -> dict[str, float]:

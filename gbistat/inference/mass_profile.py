@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SearchedProfile"]
 
+SURE = 15.0
+"""``2 Delta nll`` on the map from which a value is outside of every interval that anybody asks for."""
 ROW_STARTS = 3
 """Maxima of a row of the map that a conditional fit starts from at most."""
 
@@ -82,6 +84,23 @@ class SearchedProfile(Profile):
             raise problem or FitFailed(f"no fit with {self.poi} held at {value:g} is valid")
         self._points[value] = min(found, key=lambda result: result.nll)
         return self._points[value]
+
+    def q(self, value: float) -> float:
+        """As of any profile; far from all that the map allows it is taken from the map, without a fit."""
+        if self.poi in self.search.names and value not in self._points:
+            far = self._far(value)
+            if far > SURE:
+                return far
+        return super().q(value)
+
+    def _far(self, value: float) -> float:
+        """``2 Delta nll`` of the best node of a row next to a value: what a fit there would find, within a few units."""
+        number = self.search.names.index(self.poi)
+        others = tuple(k for k in range(len(self.search.names)) if k != number)
+        rows = self.search.q0.max(axis=others) if others else self.search.q0
+        axis = self.search.axes[number]
+        right = int(np.clip(np.searchsorted(axis, value), 1, axis.size - 1))
+        return float(self.search.q0.max() - max(rows[right - 1], rows[right]))
 
     def _starts(self, value: float) -> list[FloatArray]:
         """Points from the maxima of the map at this value: of a row where the parameter is a mass, else of the plane."""

@@ -161,16 +161,13 @@ def normalised_surface(
     The same reference events stand behind all nodes, so that errors of neighbouring nodes move together.
     """
     values = node_values(term, grid, events).reshape(-1, len(events))
-    known = grid.coefficients(values.reshape(*grid.shape, -1))
     own = np.ones(len(events)) if events.weights is None else events.weights
     share = own / own.sum()
-    if log_base is not None:
-        values += log_base
-    top = values.max(axis=1)
+    log = values if log_base is None else values + log_base
+    top = log.max(axis=1)
     if not np.isfinite(top).all():
         raise ModelError("the ratio is 0 or infinite for all reference events at some node of the grid")
-    values -= top[:, None]
-    ratio = np.exp(values, out=values)
+    ratio = np.exp(log - top[:, None])
     mean = ratio @ share
     size = mean**2 / (ratio**2 @ share**2)
     raw = -(np.log(mean) + top)
@@ -186,5 +183,5 @@ def normalised_surface(
         log_kappa, error, degree, chi2, ndof = raw, raw_error, -1, 0.0, 0
     a, b, c, d, e = (array.reshape(grid.shape) for array in (log_kappa, error, raw, raw_error, size))
     surface = RatioSurface(term, grid, a)
-    surface.remember(events, known)
+    surface.remember(events, values.reshape(*grid.shape, -1))
     return surface, Kappa(a, b, c, d, e, degree, chi2, ndof)

@@ -39,6 +39,7 @@ __all__ = [
 
 DEGREE = 3
 DEFAULT_PIECES = 22
+PROBED = 200
 BLOCK = 8192
 """Events at a time: small matrix products, for which linear-algebra libraries start no threads."""
 
@@ -179,7 +180,7 @@ class RatioSurface:
     term: ParametrisedRatio
     grid: ThetaGrid
     log_kappa: FloatArray
-    _known: WeakKeyDictionary[Events, FloatArray] = field(default_factory=WeakKeyDictionary, repr=False)
+    _known: WeakKeyDictionary[Events, PreparedSurface] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def __post_init__(self) -> None:
         if self.log_kappa.shape != self.grid.shape or not np.isfinite(self.log_kappa).all():
@@ -190,9 +191,11 @@ class RatioSurface:
         """Names of the d parameters."""
         return self.grid.names
 
-    def remember(self, events: Events, coefficients: FloatArray) -> None:
-        """Keep the splines of events, without kappa: they need not be evaluated again."""
-        self._known[events] = coefficients
+    def remember(self, events: Events, values: FloatArray) -> PreparedSurface:
+        """Take values at the nodes, shape (*grid.shape, n), without kappa: these events need not be evaluated again."""
+        prepared = PreparedSurface(self.grid, self.grid.coefficients(values + self.log_kappa[..., None]))
+        self._known[events] = prepared
+        return prepared
 
     def prepare(self, events: Events) -> PreparedFactor:
         """Splines through the values at the nodes; the term is evaluated if these events are new.
@@ -202,12 +205,8 @@ class RatioSurface:
         TermError, EventsError, UnitsError
             Whatever the term says of these events.
         """
-        if events not in self._known:
-            self._known[events] = self.grid.coefficients(node_values(self.term, self.grid, events))
-        known: FloatArray = self._known[events]
-        # Interpolation is linear: kappa has coefficients of its own, which are added.
-        shift = self.grid.coefficients(self.log_kappa[..., None])
-        return PreparedSurface(self.grid, known + shift)
+        known = self._known.get(events)
+        return known if known is not None else self.remember(events, node_values(self.term, self.grid, events))
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,10 +254,34 @@ class PreparedSurface:
 
 def node_values(term: ParametrisedRatio, grid: ThetaGrid, events: Events) -> FloatArray:
     """Log ratio at every node, shape (*grid.shape, n)."""
-    values = np.empty((math.prod(grid.shape), len(events)))
-    for row, node in zip(values, grid.nodes, strict=True):
-        row[:] = term.log_ratio(events, **grid.named(node))
-    return values.reshape(*grid.shape, len(events))
+    values = np.empty((*grid.shape, len(events)))
+    mirrored = exchangeable(term, grid, events)
+    for place in np.ndindex(grid.shape):
+        if mirrored and place[0] < place[1]:
+            continue
+        node = np.array([axis[k] for axis, k in zip(grid.axes, place, strict=True)])
+        values[place] = term.log_ratio(events, **grid.named(node))
+        if mirrored:
+            values[place[::-1]] = values[place]
+    return values
+
+
+def exchangeable(term: ParametrisedRatio, grid: ThetaGrid, events: Events) -> bool:
+    """Whether two parameters with the same nodes can be exchanged: asked of the term itself, at three pairs of nodes.
+
+    A network of two jets ordered by their masses knows no first and second resonance; half of the evaluations are enough then.
+    """
+    if len(grid.axes) != 2 or not np.array_equal(*grid.axes):
+        return False
+    axis = grid.axes[0]
+    some = events.select(np.arange(len(events)) < PROBED)
+    for a, b in ((0, -1), (axis.size // 3, axis.size // 2), (1, 2 * axis.size // 3)):
+        there, back = (
+            term.log_ratio(some, **grid.named(np.array(pair))) for pair in ((axis[a], axis[b]), (axis[b], axis[a]))
+        )
+        if not np.array_equal(there, back):
+            return False
+    return True
 
 
 def grid_of(ranges: Mapping[str, tuple[float, float]], steps: Mapping[str, float] | None = None) -> ThetaGrid:
