@@ -33,6 +33,7 @@ __all__ = [
     "PreparedSurface",
     "RatioSurface",
     "ThetaGrid",
+    "exchangeable",
     "grid_of",
     "node_values",
 ]

@@ -7,7 +7,7 @@ import pytest
 
 from gbistat.errors import ModelError, ParameterError
 from gbistat.likelihood.kappa import normalised_surface
-from gbistat.likelihood.surface import RatioSurface, ThetaGrid, grid_of
+from gbistat.likelihood.surface import RatioSurface, ThetaGrid, exchangeable, grid_of, node_values
 
 
 def test_a_quadratic_log_ratio_is_exact(blob):
@@ -64,12 +64,26 @@ def test_the_network_is_asked_once_for_each_set_of_events(blob):
     pool, data = (blob.events(blob.background(500, rng)) for _ in range(2))
     surface, _ = normalised_surface(term, grid, pool)
     calls = term.calls
-    assert calls == len(grid.nodes)
+    # Two more ask whether the masses can be exchanged; they cannot.
+    assert calls == len(grid.nodes) + 2
     surface.prepare(pool)
     assert term.calls == calls
     surface.prepare(data)
     surface.prepare(data)
     assert term.calls == 2 * calls
+
+
+def test_exchangeable_masses_cost_half(blob):
+    term = blob.Blob(symmetric=True)
+    grid = grid_of(blob.ranges, {"m_X": 100.0, "m_Y": 100.0})
+    events = blob.events(blob.background(300, np.random.default_rng(9)))
+    values = node_values(term, grid, events)
+    assert term.calls == 6 + 7 * 8 // 2
+    for place in ((0, 6), (6, 0), (2, 5), (3, 3)):
+        exact = term.log_ratio(events, m_X=grid.axes[0][place[0]], m_Y=grid.axes[1][place[1]])
+        np.testing.assert_array_equal(values[place], exact)
+    other = ThetaGrid(("m_X", "m_Y"), (grid.axes[0], grid.axes[1] + 1.0))
+    assert not exchangeable(term, other, events)
 
 
 def test_kappa_undoes_a_wrong_normalisation(blob):
