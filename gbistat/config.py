@@ -28,9 +28,9 @@ from gbistat.errors import CardError, ModelError, OptionError, nearest
 from gbistat.fit.generated import GeneratedBackground
 from gbistat.inference.method_options import MethodOptions
 from gbistat.terms.generator import GeneratorTerm
-from gbistat.terms.model_spec import BackgroundOrder, BackgroundSpec, ModelSpec
+from gbistat.terms.model_spec import BackgroundOrder, BackgroundSpec, ModelSpec, ParameterSpec
 from gbistat.terms.store import LoadedModel, inline_model, load_model
-from gbistat.terms.validation import Count, Interval, Positive, Record, Text, validate
+from gbistat.terms.validation import Count, Interval, Number, Positive, Record, Text, validate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,6 +108,7 @@ class RunCard(Record):
     background_order: BackgroundOrder | None = None
     method: Annotated[MethodCard, BeforeValidator(_named)] | None = None
     ensemble: Literal["mean", "profiled"] | None = None
+    masses: dict[str, Number] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -228,6 +229,7 @@ def resolve_options(
     background: str | Path | None = None,
     method: Mapping[str, object] | None = None,
     ensemble: Literal["mean", "profiled"] | None = None,
+    masses: Mapping[str, float] | None = None,
 ) -> RunOptions:
     """Put a card and explicit choices together; explicit ones win, and the shipped model and events fill the rest.
 
@@ -248,6 +250,8 @@ def resolve_options(
     if (treatment := ensemble or card.ensemble) is not None:
         signal = loaded.spec.signal.model_copy(update={"ensemble": treatment})
         loaded = replace(loaded, spec=loaded.spec.model_copy(update={"signal_": signal}))
+    if held := {**card.masses, **(masses or {})}:
+        loaded = _with_masses(loaded, held)
     source = _source(card.events, events, loaded)
     source = replace(
         source,
@@ -266,6 +270,22 @@ def resolve_options(
     generated = None if chosen_background is None else _background(chosen_background, loaded)
     ends = tuple((float(a), float(b)) for a, b in chosen_windows)
     return RunOptions(loaded, source, ends, level, _method(card.method, method or {}), generated)
+
+
+def _with_masses(model: LoadedModel, held: Mapping[str, float]) -> LoadedModel:
+    """Model with parameters of its signal held at values."""
+    known = {
+        name
+        for term in model.terms.values()
+        if term.metadata.is_ratio
+        for name in (item.name for item in term.metadata.parameters)
+    } | set(model.spec.parameters)
+    parameters = dict(model.spec.parameters)
+    for name, value in held.items():
+        if name not in known:
+            raise OptionError(f"the model {model.name!r} has no mass {name!r} to hold; {nearest(name, known)}")
+        parameters[name] = ParameterSpec(start=float(value), fixed=True)
+    return replace(model, spec=model.spec.model_copy(update={"parameters": parameters}))
 
 
 def _background(name_or_path: str | Path, model: LoadedModel) -> GeneratedBackground:

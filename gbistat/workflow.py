@@ -21,11 +21,13 @@ from gbistat.data.window import MassWindow
 from gbistat.diagnostics.saved import saved_verdict
 from gbistat.errors import GbistatError, MissingExtra, OptionError
 from gbistat.fit.build import Analysis, build_analysis
+from gbistat.fit.masses import free_masses, with_held_masses
 from gbistat.fit.minimize import fit
 from gbistat.fit.result import FitOptions
 from gbistat.fit.spectrum import mass_spectrum
 from gbistat.inference.discovery import discovery
 from gbistat.inference.limits import AsymptoticCLs
+from gbistat.inference.mass_profile import SearchedProfile
 from gbistat.inference.profile import Profile, profile_interval, profile_scan
 from gbistat.likelihood.reference import reference_from_data
 from gbistat.report.files import poi_label
@@ -320,7 +322,7 @@ def _fit_window(options: RunOptions, analysis: Analysis, steps: Steps, *, own_in
         levels = _levels(options.cl)
         intervals = {}
         for name in (poi, *_free_shape_parameters(analysis)):
-            profile = Profile(analysis.nll, name, best)
+            profile = _profile(analysis, name, best)
             intervals[name] = tuple(profile_interval(analysis.nll, name, cl=cl, profile=profile) for cl in levels)
     spectrum = None
     if analysis.sidebands is not None:
@@ -353,6 +355,13 @@ def _by_method(
         )
 
 
+def _profile(analysis: Analysis, name: str, best: FitResult) -> Profile:
+    """Profile of a parameter; where masses are free it looks for minima in all of their plane."""
+    if analysis.masses is None:
+        return Profile(analysis.nll, name, best)
+    return SearchedProfile(analysis.nll, name, analysis.masses.search, best)
+
+
 def _levels(cl: float) -> tuple[float, ...]:
     """Confidence levels of intervals: one standard deviation, and the one asked for."""
     return (STANDARD_CL, cl) if cl > STANDARD_CL else (cl,)
@@ -368,8 +377,17 @@ def _free_shape_parameters(analysis: Analysis) -> list[str]:
 
 def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, binned: bool) -> LimitsOutcome:
     base = _fit_window(options, analysis, steps, own_intervals=False)
-    window, nll, best, poi = base.window, analysis.nll, base.fit, base.poi
     warnings = list(base.warnings)
+    if moving := free_masses(analysis):
+        held = {name: base.fit.value(name) for name in moving}
+        analysis = with_held_masses(analysis, held)
+        base = replace(base, analysis=analysis)
+        text = ", ".join(f"{name} = {value:.1f}" for name, value in held.items())
+        warnings.append(
+            f"limits and the significance are those of a signal at {text} {analysis.window.unit}, the masses that fit best: that they "
+            "were searched for is not in them; hold masses with --mass, or see gbistat scan for all of them"
+        )
+    window, nll, best, poi = base.window, analysis.nll, base.fit, base.poi
     reference: Reference | None = analysis.reference
     if reference is None:
         reference = reference_from_data(nll, best.values)

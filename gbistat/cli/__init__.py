@@ -21,6 +21,7 @@ VERBS = {
     "limits": ("gbistat.cli.results", "Intervals, CLs upper limit with expected band, significance, pyhf beside it."),
     "compare": ("gbistat.cli.results", "Unbinned result beside binned ones; the cost of binning."),
     "export-workspace": ("gbistat.cli.workspaces", "Write the binned twin as a HistFactory workspace for pyhf."),
+    "scan": ("gbistat.cli.scan", "Limits and local significance over the masses of a signal."),
     "toys": ("gbistat.cli.toys", "Throw toys: on one core, many, or a cluster; merge their files."),
     "coverage": (
         "gbistat.cli.coverage",

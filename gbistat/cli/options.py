@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,6 +39,7 @@ _SOURCE = (
         help="Name of a shipped sideband generator, or folder of an exported one: reference events are drawn from it, and its "
         "error is added to that of the ratio's normalisation.  [default: the model's own reference events]",
     ),
+    click.option("--mass", "masses", multiple=True, metavar="NAME=VALUE", help="Hold a mass of the signal: m_X=500."),
     click.option(
         "--ensemble",
         type=click.Choice(["mean", "profiled"]),
@@ -118,6 +120,7 @@ def run_options(
     cl: float | None = None,
     background_order: str | None = None,
     ensemble: Literal["mean", "profiled"] | None = None,
+    masses: tuple[str, ...] = (),
     method: str | None = None,
     **toys: int | float | str | None,
 ) -> RunOptions:
@@ -154,5 +157,26 @@ def run_options(
         background_order=background_order,
         background=background,
         ensemble=ensemble,
+        masses=_numbers(masses),
         method={"name": method, **toys},
     )
+
+
+def _numbers(items: tuple[str, ...]) -> dict[str, float]:
+    """``NAME=VALUE`` by name.
+
+    Raises
+    ------
+    click.UsageError
+        If an item is something else.
+    """
+    values = {}
+    for item in items:
+        name, _, text = item.partition("=")
+        try:
+            values[name] = float(text)
+        except ValueError:
+            raise click.UsageError(f"--mass {item!r} is not NAME=VALUE, for example m_X=500") from None
+        if not name or not math.isfinite(values[name]):
+            raise click.UsageError(f"--mass {item!r} is not NAME=VALUE, for example m_X=500")
+    return values

@@ -172,7 +172,8 @@ class Events:
         mask = window.contains(self.mass)
         if not mask.any():
             raise EventsError(outside_message(self.mass, window))
-        return self.select(mask)
+        # The same object where nothing changes: what was computed for it is still good.
+        return self if mask.all() else self.select(mask)
 
     def to_unit(self, unit: str) -> Events:
         """Same events with the mass and every energy feature in another unit.

@@ -11,6 +11,7 @@ import numpy as np
 
 from gbistat.data.window import MassWindow
 from gbistat.errors import EventsError, GbistatError, ModelError, WindowError
+from gbistat.fit.masses import with_free_masses
 from gbistat.fit.order import choose_order, nested_shapes, with_order
 from gbistat.fit.sidebands import fit_sidebands
 from gbistat.likelihood.components import Component, Factor, LogRatio, MassFactor, Yield
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from gbistat.data.events import Events
     from gbistat.fit.generated import GeneratedBackground
+    from gbistat.fit.masses import FreeMasses
     from gbistat.fit.order import Criterion, OrderChoice
     from gbistat.fit.sidebands import SidebandFit
     from gbistat.likelihood.constraints import Constraint
@@ -78,6 +80,8 @@ class Analysis:
         ``none``), and what belongs to it.
     order : OrderChoice or None
         How the number of parameters of the background was chosen, where the model leaves that to the sidebands.
+    masses : FreeMasses or None
+        Grid, normalisation and map of the masses, where they are free in the fit.
     """
 
     model: Model
@@ -90,6 +94,7 @@ class Analysis:
     warnings: tuple[str, ...] = ()
     background: Json = dataclasses.field(default_factory=dict)
     order: OrderChoice | None = None
+    masses: FreeMasses | None = None
 
     @property
     def window(self) -> MassWindow:
@@ -178,6 +183,11 @@ def build_analysis(
         warnings += [problem] if problem else []
         if in_window is not None:
             record = {"source": "model", "n_reference": len(in_window)}
+    masses = None
+    if builder.moving:
+        steps = spec.signal.grid_step
+        model, masses = with_free_masses(model, builder.moving, spec.parameters, inside, in_window, steps=steps)
+        kappa_sigma = math.hypot(kappa_sigma, masses.kappa_sigma)
     if spec.signal.ensemble == "profiled":
         model = _with_ensembles(model, builder.ratios, in_window)
     size = 0.0
@@ -198,7 +208,7 @@ def build_analysis(
                 "signal is: expected limits and binned templates are uncertain by "
                 f"about {100 / math.sqrt(reference.effective_size):.0f} %"
             )
-    return Analysis(model, nll, inside, events, sidebands, reference, size, tuple(warnings), record, order)
+    return Analysis(model, nll, inside, events, sidebands, reference, size, tuple(warnings), record, order, masses)
 
 
 def _fit_background(
@@ -325,9 +335,14 @@ class _Builder:
         return [self._term(name) for name in self.spec.signal.ratios]
 
     @property
+    def moving(self) -> list[NetworkTerm]:
+        """Ratio terms that depend on parameters of the signal."""
+        return [term for term in self.ratios if term.metadata.parameters]
+
+    @property
     def kappa_sigma(self) -> float:
         """Standard deviation of the log normalisation of all ratios together."""
-        kappas = [term.metadata.log_kappa for term in self.ratios]
+        kappas = [term.metadata.log_kappa for term in self.ratios if not term.metadata.parameters]
         return math.sqrt(sum(kappa.sigma**2 for kappa in kappas if kappa is not None))
 
     def model(self) -> Model:
@@ -339,7 +354,8 @@ class _Builder:
             self._constrain(poi, declared.constraint.mean, declared.constraint.sigma)
         background = self._background()
         signal = self._signal()
-        used = {*signal.parameters, *background.parameters}
+        free = {item.name for term in self.moving for item in term.metadata.parameters}
+        used = {*signal.parameters, *background.parameters} - free
         for name, spec in self.spec.parameters.items():
             if name != poi and name in used:
                 self.parameters.append(_parameter(name, spec))
@@ -392,7 +408,7 @@ class _Builder:
     def _signal(self) -> Component:
         signal = self.spec.signal
         factors: list[Factor] = [MassFactor(self._density(signal.mass, "signal"))]
-        factors += [LogRatio(self._term(name)) for name in signal.ratios]
+        factors += [LogRatio(term) for term in self.ratios if not term.metadata.parameters]
         linear = {signal.yield_.poi: signal.yield_.nominal}
         for name in signal.efficiency:
             self.parameters.append(Parameter(name, 0.0, -10.0, 10.0))

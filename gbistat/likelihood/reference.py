@@ -26,6 +26,7 @@ from gbistat.errors import ModelError
 from gbistat.likelihood.components import LogRatio, MassFactor
 from gbistat.likelihood.mixture import Mixture
 from gbistat.likelihood.parameters import start_vector
+from gbistat.likelihood.surface import RatioSurface
 from gbistat.likelihood.tilt import Tilt
 from gbistat.terms.quadrature import gauss_legendre
 
@@ -272,4 +273,5 @@ def asimov_nll(nll: NLL, references: tuple[Reference, ...], theta: FloatArray) -
 
 def needs_pool(model: Model) -> bool:
     """Whether some density looks at more than the mass."""
-    return any(isinstance(factor, LogRatio) for component in model.components for factor in component.factors)
+    looking = (LogRatio, RatioSurface)
+    return any(isinstance(factor, looking) for component in model.components for factor in component.factors)

@@ -106,6 +106,7 @@ def _fit_entry(outcome: FitOutcome) -> Json:
     return {
         **_common(outcome),
         "fit": _parameters(outcome),
+        "plane": _plane(outcome),
         "nll": outcome.fit.nll,
         "valid": outcome.fit.valid,
         "parameters": list(outcome.fit.names),
@@ -130,6 +131,7 @@ def _limits_entry(outcome: FitOutcome) -> Json:
         "fit": _parameters(outcome),
         "limit": _limit(limits),
         "significance": limits.discovery.to_dict(),
+        "plane": _plane(outcome),
         "binned": twins[0] if twins else None,
         "binned_all": twins,
         "sidebands": None if sidebands is None else sidebands.to_dict(),
@@ -156,6 +158,21 @@ def _compare_entry(outcome: FitOutcome) -> Json:
         return {**_common(outcome), "rows": rows, "warnings": list(outcome.warnings)}
     rows += [row.to_dict() for row in found.rows]
     return {**_common(outcome), "rows": rows, **found.to_dict(), "warnings": list(outcome.warnings)}
+
+
+def _plane(outcome: FitOutcome) -> Json | None:
+    """Map of the search over masses, if there was one."""
+    masses = outcome.analysis.masses
+    if masses is None:
+        return None
+    return {
+        "names": list(masses.names),
+        "axes": [axis.tolist() for axis in masses.grid.axes],
+        "q0": masses.search.q0.tolist(),
+        "strength": masses.search.strength.tolist(),
+        "log_kappa_error": masses.kappa.error.tolist(),
+        "effective_size": masses.kappa.effective_size.tolist(),
+    }
 
 
 def _limit(outcome: LimitsOutcome) -> Json:

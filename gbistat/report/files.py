@@ -7,6 +7,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from gbistat.errors import OutputError
+from gbistat.fit.plane import search_close
 from gbistat.inference.neyman_results import ToyInterval
 from gbistat.report.document import document, to_text
 from gbistat.report.outcomes import LimitsOutcome
@@ -126,6 +127,14 @@ def _figures(verb: str, outcome: FitOutcome, directory: Path, suffix: str) -> li
         save_profile(outcome.scan, outcome.intervals[outcome.poi], written[-1], label=label)
         written.append(directory / f"cls{suffix}.png")
         save_cls_scan(outcome.cls_scan, outcome.limit, written[-1], label=label, toys=outcome.toy_limit)
+    masses = outcome.analysis.masses
+    if masses is not None and len(masses.names) == 2 and verb != "compare":
+        from gbistat.plotting.plane import save_plane
+
+        written.append(directory / f"plane{suffix}.png")
+        best = [outcome.fit.value(name) for name in masses.names]
+        close = search_close(outcome.analysis.nll, masses.search, outcome.fit)
+        save_plane(masses.search.finer(), written[-1], close=close, best=best, unit=outcome.window.unit)
     constructed = [interval for interval in outcome.poi_intervals if isinstance(interval, ToyInterval)]
     if constructed and verb != "compare":
         from gbistat.plotting.neyman import save_neyman

@@ -242,6 +242,9 @@ class SignalSpec(Record):
         Spurious signal.
     efficiency : dict of str to float
         Nuisance parameter to the relative standard deviation of the signal efficiency that it causes.
+    grid_step : dict of str to float
+        For ratios that depend on parameters of the signal: largest distance of the nodes at which they are evaluated, by
+        parameter; by default 1/22 of its range.
     ensemble : {"mean", "profiled"}
         Whether the spread of the members of each ratio is profiled: a nuisance parameter a member. It needs reference events.
     """
@@ -251,6 +254,7 @@ class SignalSpec(Record):
     yield_: YieldSpec = Field(default_factory=YieldSpec, alias="yield")
     spurious: SpuriousSpec = Field(default_factory=SpuriousSpec)
     efficiency: dict[str, Positive] = Field(default_factory=dict)
+    grid_step: dict[str, Positive] = Field(default_factory=dict)
     ensemble: Literal["mean", "profiled"] = "mean"
 
 

@@ -1,0 +1,207 @@
+"""A signal whose masses are free in the fit: its ratio on a grid, normalised everywhere, and the global search."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gbistat.errors import ModelError
+from gbistat.fit.plane import global_fit
+from gbistat.likelihood.kappa import normalised_surface
+from gbistat.likelihood.nll import ExtendedUnbinnedNLL
+from gbistat.likelihood.parameters import Parameter
+from gbistat.likelihood.reference import reference_from_pool
+from gbistat.likelihood.surface import grid_of
+from gbistat.likelihood.tilt import log_density_ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gbistat.data.events import Events
+    from gbistat.fit.build import Analysis
+    from gbistat.fit.plane import PlaneSearch
+    from gbistat.likelihood.kappa import Kappa
+    from gbistat.likelihood.model import Model
+    from gbistat.likelihood.surface import ThetaGrid
+    from gbistat.terms.model_spec import ParameterSpec
+    from gbistat.terms.network import NetworkTerm
+
+__all__ = ["FreeMasses", "free_masses", "with_free_masses", "with_held_masses"]
+
+
+@dataclass(frozen=True, eq=False)
+class FreeMasses:
+    """What is known of the masses of a signal before they are fitted.
+
+    Parameters
+    ----------
+    grid : ThetaGrid
+        Nodes at which the ratio was evaluated.
+    kappa : Kappa
+        Normalisation of the ratio there.
+    search : PlaneSearch
+        How much better than background alone a signal is, over the nodes.
+    kappa_sigma : float
+        Standard deviation of ln kappa at the masses that fit best.
+    """
+
+    grid: ThetaGrid
+    kappa: Kappa
+    search: PlaneSearch
+    kappa_sigma: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the masses."""
+        return self.grid.names
+
+
+def with_free_masses(
+    model: Model,
+    terms: Sequence[NetworkTerm],
+    declared: Mapping[str, ParameterSpec],
+    events: Events,
+    pool: Events | None,
+    *,
+    steps: Mapping[str, float] | None = None,
+) -> tuple[Model, FreeMasses]:
+    """Model whose signal has a ratio that depends on parameters, starting at the values that fit best.
+
+    Parameters
+    ----------
+    model : Model
+        Signal and background without that ratio.
+    terms : sequence of NetworkTerm
+        The one ratio term with parameters.
+    declared : mapping of str to ParameterSpec
+        What the model says of parameters: narrower ranges, or values at which they are held.
+    events : Events
+        Data in the window.
+    pool : Events or None
+        Background events in the window that trained nothing, for the normalisation.
+    steps : mapping of str to float, optional
+        Largest distance of nodes by parameter.
+
+    Returns
+    -------
+    Model, FreeMasses
+        The parameters of the ratio come last. The signal strength is held at 0 or above, unless the model declares it: a negative
+        signal would follow dips of the background over the plane.
+
+    Raises
+    ------
+    ModelError
+        If there are several such ratios, or no reference events.
+    FitFailed
+        If the fit without signal is not valid.
+
+    Notes
+    -----
+    The tilt that stands for an error of kappa is made at the start values, so it comes after this.
+    """
+    if len(terms) > 1:
+        raise ModelError(
+            f"several ratios depend on parameters of the signal ({', '.join(term.name for term in terms)}); their product has "
+            "no common normalisation yet: export them as one term"
+        )
+    (term,) = terms
+    if pool is None:
+        raise ModelError(
+            f"ratio {term.name!r} depends on {', '.join(item.name for item in term.metadata.parameters)}, so that its "
+            "normalisation is needed everywhere: that takes reference events in the window; give the model some, or --background"
+        )
+    grid = grid_of(_ranges(term, declared), steps)
+    surface, kappa = normalised_surface(term, grid, pool, log_density_ratio(model, pool))
+    poi = model.parameter(model.poi)
+    bounded = dataclasses.replace(poi, low=max(poi.low, 0.0), start=max(poi.start, 0.0))
+    masses = [_parameter(name, axis, declared.get(name)) for name, axis in zip(grid.names, grid.axes, strict=True)]
+    model = dataclasses.replace(
+        model,
+        components=tuple(
+            dataclasses.replace(c, factors=(*c.factors, surface)) if c.name == model.signal else c
+            for c in model.components
+        ),
+        parameters=(
+            *(bounded if p is poi and model.poi not in declared else p for p in model.parameters),
+            *masses,
+        ),
+    )
+    best, search = global_fit(ExtendedUnbinnedNLL(model, events), grid.names, grid.axes)
+    start = {name: best.value(name) for name in grid.names}
+    parameters = tuple(
+        dataclasses.replace(p, start=start[p.name]) if p.name in start and not p.fixed else p for p in model.parameters
+    )
+    place = tuple(int(np.abs(axis - start[name]).argmin()) for name, axis in zip(grid.names, grid.axes, strict=True))
+    known = FreeMasses(grid, kappa, search, float(kappa.error[place]))
+    return dataclasses.replace(model, parameters=parameters), known
+
+
+def free_masses(analysis: Analysis) -> tuple[str, ...]:
+    """Masses that a fit of this analysis moves."""
+    if analysis.masses is None:
+        return ()
+    return tuple(name for name in analysis.masses.names if not analysis.model.parameter(name).fixed)
+
+
+def with_held_masses(analysis: Analysis, values: Mapping[str, float]) -> Analysis:
+    """Same analysis with masses held; nothing is evaluated again.
+
+    Parameters
+    ----------
+    analysis : Analysis
+        With free masses.
+    values : mapping of str to float
+        Some of them, and where to hold them.
+
+    Raises
+    ------
+    ParameterError
+        If a name is not a parameter, or its value outside its range.
+    """
+    model = analysis.model
+    for name, value in values.items():
+        model.parameter(name).check(value)
+    parameters = tuple(
+        dataclasses.replace(p, start=float(values[p.name]), fixed=True) if p.name in values else p
+        for p in model.parameters
+    )
+    model = dataclasses.replace(model, parameters=parameters)
+    reference = analysis.reference
+    if reference is not None and reference.events is not None:
+        # Its signal is normalised at the start values: those have moved.
+        reference = reference_from_pool(model, reference.events)
+    return dataclasses.replace(
+        analysis, model=model, nll=ExtendedUnbinnedNLL(model, analysis.events), reference=reference
+    )
+
+
+def _ranges(term: NetworkTerm, declared: Mapping[str, ParameterSpec]) -> dict[str, tuple[float, float]]:
+    """Ranges of the ratio's parameters: where it is valid, within what the model declares."""
+    ranges = {}
+    for item in term.metadata.parameters:
+        low, high = item.bounds
+        spec = declared.get(item.name)
+        if spec is not None and not spec.fixed:
+            low = max(low, -math.inf if spec.low is None else spec.low)
+            high = min(high, math.inf if spec.high is None else spec.high)
+        if not low < high:
+            raise ModelError(
+                f"the model's range of {item.name} and that of the ratio {term.name!r} have nothing in common; the ratio was "
+                f"learned from {item.bounds[0]:g} to {item.bounds[1]:g}"
+            )
+        ranges[item.name] = (low, high)
+    return ranges
+
+
+def _parameter(name: str, axis: np.ndarray, spec: ParameterSpec | None) -> Parameter:
+    low, high = float(axis[0]), float(axis[-1])
+    start = 0.5 * (low + high) if spec is None else spec.start
+    if not low <= start <= high:
+        raise ModelError(
+            f"{name} = {start:g} is outside {low:g} to {high:g}, where the ratio was learned; choose a value inside"
+        )
+    return Parameter(name, start, low, high, spec is not None and spec.fixed)

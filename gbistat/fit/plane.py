@@ -1,0 +1,244 @@
+r"""Global search over parameters of the signal that the likelihood is not convex in: masses above all.
+
+At fixed masses the nll is convex in mu. With the background held at its fit without signal,
+
+.. math:: t(\mu, m) = 2 [nll(0) - nll(\mu, m)] = -2 \mu S + 2 \sum_i \ln\left(1 + \mu S\, \frac{r_i(m)}{b_i}\right), \qquad b_i = n_b,
+
+a few Newton steps on arrays give its largest value over mu at every node of a grid. The highest maxima of that map are where full
+fits begin; the lowest of these is the global one. No label and no true mass is needed anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.interpolate import RectBivariateSpline
+
+from gbistat.errors import FitFailed, ModelError
+from gbistat.fit.minimize import fit
+from gbistat.fit.result import FitOptions
+from gbistat.likelihood.parameters import index_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gbistat.fit.result import FitResult
+    from gbistat.likelihood.nll import NLL
+    from gbistat.typing import FloatArray, IntArray
+
+__all__ = ["PlaneSearch", "global_fit", "search_close", "search_plane"]
+
+STARTS = 6
+"""Full fits that a global fit begins at most."""
+WORTH = 9.0
+"""How far below the highest a maximum of the map may be and still be the start of a full fit."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneSearch:
+    """Map of how much better than background alone a signal is, over a grid of its masses.
+
+    Parameters
+    ----------
+    names : tuple of str
+        The d parameters.
+    axes : tuple of d arrays
+        Nodes of each.
+    q0 : array of shape (g1, ..., gd)
+        ``2 [nll(0) - min_{mu >= 0} nll(mu, m)]``, background as in the fit without signal.
+    strength : array of the same shape
+        The mu that fits best.
+    null : FitResult
+        The fit without signal.
+    """
+
+    names: tuple[str, ...]
+    axes: tuple[FloatArray, ...]
+    q0: FloatArray
+    strength: FloatArray
+    null: FitResult
+
+    def node(self, index: Sequence[int]) -> dict[str, float]:
+        """Masses of a node."""
+        return {name: float(axis[k]) for name, axis, k in zip(self.names, self.axes, index, strict=True)}
+
+    def finer(self, factor: int = 4) -> PlaneSearch:
+        """Same map on axes `factor` times as fine, by cubic splines, for figures; two masses."""
+        if len(self.axes) != 2:
+            raise ModelError(f"a map over {len(self.axes)} parameter(s) is not drawn as a plane")
+        x, y = (np.linspace(axis[0], axis[-1], factor * (axis.size - 1) + 1) for axis in self.axes)
+        q0, strength = (
+            np.maximum(RectBivariateSpline(*self.axes, values)(x, y), 0.0) for values in (self.q0, self.strength)
+        )
+        return PlaneSearch(self.names, (x, y), q0, strength, self.null)
+
+    def maxima(self) -> list[tuple[int, ...]]:
+        """Nodes that are not below any neighbour, the highest first; those without signal are left out."""
+        found = []
+        for index in zip(*np.nonzero(self.strength > 0), strict=True):
+            place = tuple(int(k) for k in index)
+            around = tuple(slice(max(k - 1, 0), k + 2) for k in place)
+            if self.q0[place] >= self.q0[around].max():
+                found.append(place)
+        return sorted(found, key=lambda place: -self.q0[place])
+
+    def starts(self, within: float = WORTH, most: int = STARTS) -> list[tuple[int, ...]]:
+        """The maxima that are worth a full fit."""
+        maxima = self.maxima()
+        return [place for place in maxima[:most] if self.q0[place] >= self.q0[maxima[0]] - within]
+
+
+def search_plane(nll: NLL, names: Sequence[str], axes: Sequence[FloatArray]) -> PlaneSearch:
+    """Map over a grid of masses; see the module.
+
+    Parameters
+    ----------
+    nll : NLL
+        Extended likelihood of one data term with a signal whose density depends on `names`.
+    names : sequence of str
+        The masses.
+    axes : sequence of arrays
+        Nodes of each.
+
+    Raises
+    ------
+    ModelError
+        If the likelihood has several data terms, or none of these parameters moves the signal.
+    FitFailed
+        If the fit without signal is not valid.
+    """
+    if len(nll.mixtures) != 1 or not nll.mixtures[0].extended:
+        raise ModelError("the search over masses needs an extended likelihood of one data term")
+    null = fit(nll, fixed={nll.poi: 0.0, **_held(nll, names)}).raise_if_invalid()
+    strength = _Strength(nll, null.values)
+    indices = [index_of(name, nll.parameters) for name in names]
+    q0 = np.zeros(tuple(axis.size for axis in axes))
+    best = np.zeros_like(q0)
+    for place in product(*(range(axis.size) for axis in axes)):
+        theta = null.values.copy()
+        theta[indices] = [axis[k] for axis, k in zip(axes, place, strict=True)]
+        best[place], q0[place] = strength(theta)
+    return PlaneSearch(tuple(names), tuple(axes), q0, best, null)
+
+
+def search_close(
+    nll: NLL, search: PlaneSearch, best: FitResult, *, sigmas: float = 5.0, count: int = 25
+) -> PlaneSearch:
+    """Map of the same likelihood around a fit: `count` nodes over `sigmas` errors of each mass to either side.
+
+    Raises
+    ------
+    FitFailed
+        If the fit without signal is not valid.
+    """
+    axes = []
+    for name, axis in zip(search.names, search.axes, strict=True):
+        reach = min(sigmas * best.error(name), 0.5 * float(axis[-1] - axis[0])) or float(np.diff(axis).max())
+        low, high = max(best.value(name) - reach, float(axis[0])), min(best.value(name) + reach, float(axis[-1]))
+        axes.append(np.linspace(low, high, count))
+    return search_plane(nll, search.names, axes)
+
+
+def _held(nll: NLL, names: Sequence[str]) -> dict[str, float]:
+    """Masses at their starts: without signal they mean nothing."""
+    return {name: nll.parameters[index_of(name, nll.parameters)].start for name in names}
+
+
+class _Strength:
+    """Best mu >= 0 at given masses with everything else held, and how much better than 0 it is."""
+
+    def __init__(self, nll: NLL, null: FloatArray) -> None:
+        self.mixture = nll.mixtures[0]
+        self.poi = index_of(nll.poi, nll.parameters)
+        theta = null.copy()
+        rates = []
+        for value in (0.0, 1.0):
+            theta[self.poi] = value
+            rates.append(self.mixture.yields(theta))
+        change = rates[1] - rates[0]
+        (self.signal,) = np.flatnonzero(change)
+        self.slope = float(change[self.signal])
+        self.others = np.delete(np.arange(change.size), self.signal)
+        self.background = self._density(self.others, null, rates[0])
+        weights = self.mixture.weights
+        self.weights: FloatArray = np.ones(self.mixture.size) if weights is None else weights
+
+    def _density(self, which: IntArray, theta: FloatArray, yields: FloatArray) -> FloatArray:
+        logs = [self.mixture.components[k].log_density(theta) for k in which]
+        density: FloatArray = sum(
+            (yields[k] * np.exp(log - self.mixture.shift) for k, log in zip(which, logs, strict=True)),
+            start=np.zeros(self.mixture.size),
+        )
+        return density
+
+    def __call__(self, theta: FloatArray) -> tuple[float, float]:
+        log = self.mixture.components[self.signal].log_density(theta)
+        ratio = np.exp(np.minimum(log - self.mixture.shift, 600.0)) / self.background
+        ratio *= self.slope
+        mu = 0.0
+        for _ in range(60):
+            share = ratio / (1.0 + mu * ratio)
+            gradient = float(np.einsum("i,i", self.weights, share)) - self.slope
+            if mu == 0.0 and gradient <= 0.0:
+                return 0.0, 0.0
+            bend = float(np.einsum("i,i,i", self.weights, share, share))
+            # The slope is convex and falling in mu: Newton from below never passes the root.
+            step = gradient / bend
+            mu += step
+            if abs(step) <= 1e-6 * mu:
+                break
+        gain = float(np.einsum("i,i", self.weights, np.log1p(mu * ratio))) - mu * self.slope
+        return mu, 2.0 * gain
+
+
+def global_fit(
+    nll: NLL,
+    names: Sequence[str],
+    axes: Sequence[FloatArray],
+    *,
+    minimizer: Callable[..., FitResult] = fit,
+    options: FitOptions | None = None,
+) -> tuple[FitResult, PlaneSearch]:
+    """Fit whose masses are searched over the whole grid first.
+
+    Parameters
+    ----------
+    nll : NLL
+        As for :func:`search_plane`.
+    names, axes : sequences
+        The masses and their nodes.
+    minimizer : callable
+        What fits: :func:`gbistat.fit.minimize.fit`.
+    options : FitOptions, optional
+        Of the last fit, which starts from the lowest minimum.
+
+    Returns
+    -------
+    FitResult, PlaneSearch
+        The lowest minimum found, and the map.
+
+    Raises
+    ------
+    FitFailed
+        If no fit is valid.
+    """
+    search = search_plane(nll, names, axes)
+    poi = index_of(nll.poi, nll.parameters)
+    found = []
+    for place in search.starts():
+        theta = search.null.values.copy()
+        theta[poi] = search.strength[place]
+        for name, value in search.node(place).items():
+            theta[index_of(name, nll.parameters)] = value
+        try:
+            result = minimizer(nll, start=theta)
+        except FitFailed:
+            continue
+        if result.valid:
+            found.append(result)
+    lowest = min(found, key=lambda result: result.nll, default=None)
+    start = search.null.values if lowest is None or lowest.nll > search.null.nll else lowest.values
+    return minimizer(nll, start=start, options=options or FitOptions()).raise_if_invalid(), search

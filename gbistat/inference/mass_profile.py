@@ -1,0 +1,141 @@
+"""Profile likelihood where the masses of the signal are free: many local minima, so each conditional fit is searched for.
+
+Fits that only follow their neighbours stay in one basin: the mirror image of two exchanged masses, or a fluctuation somewhere else
+in the plane, goes unseen, and an interval that should have two pieces has one. Here each conditional fit also starts from the maxima
+that the map of :mod:`gbistat.fit.plane` has at the tested value, and the lowest minimum counts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gbistat.errors import FitFailed
+from gbistat.fit.minimize import fit
+from gbistat.fit.plane import WORTH, PlaneSearch
+from gbistat.inference.profile import Profile
+from gbistat.likelihood.parameters import index_of
+
+if TYPE_CHECKING:
+    from gbistat.fit.result import FitResult
+    from gbistat.likelihood.nll import NLL
+    from gbistat.typing import FloatArray
+
+__all__ = ["SearchedProfile"]
+
+SURE = 15.0
+"""``2 Delta nll`` on the map from which a value is outside of every interval that anybody asks for."""
+ROW_STARTS = 3
+"""Maxima of a row of the map that a conditional fit starts from at most."""
+
+
+class SearchedProfile(Profile):
+    """Profile of one parameter, global in the masses.
+
+    Parameters
+    ----------
+    nll : NLL
+        Likelihood whose signal depends on the masses of `search`.
+    poi : str
+        Parameter: a mass, the signal strength, or any other.
+    search : PlaneSearch
+        Map over the masses.
+    best : FitResult, optional
+        The global fit (:func:`gbistat.fit.plane.global_fit`).
+    """
+
+    def __init__(self, nll: NLL, poi: str, search: PlaneSearch, best: FitResult | None = None) -> None:
+        self.search = search
+        self._mass_indices = [index_of(name, nll.parameters) for name in search.names]
+        super().__init__(nll, poi, best)
+
+    def conditional(self, value: float) -> FitResult:
+        """Lowest of the fits with the parameter held at a value.
+
+        Raises
+        ------
+        FitFailed
+            If none is valid.
+        """
+        if value in self._points:
+            return self._points[value]
+        if self.poi == self.nll.poi and value == 0.0:
+            # Without signal the masses mean nothing; they are held where they are best.
+            held = {name: self.best.value(name) for name in self.search.names}
+            self._points[value] = fit(self.nll, fixed={self.poi: 0.0, **held}).raise_if_invalid()
+            return self._points[value]
+        found: list[FitResult] = []
+        problem: FitFailed | None = None
+        try:
+            found.append(super().conditional(value))
+        except FitFailed as error:
+            problem = error
+        for start in self._starts(value):
+            if any(self._near(result.values, start) for result in found):
+                continue
+            try:
+                result = fit(self.nll, fixed={self.poi: value}, start=start)
+            except FitFailed:
+                continue
+            if result.valid:
+                found.append(result)
+        if not found:
+            raise problem or FitFailed(f"no fit with {self.poi} held at {value:g} is valid")
+        self._points[value] = min(found, key=lambda result: result.nll)
+        return self._points[value]
+
+    def q(self, value: float) -> float:
+        """As of any profile; far from all that the map allows it is taken from the map, without a fit."""
+        if self.poi in self.search.names and value not in self._points:
+            far = self._far(value)
+            if far > SURE:
+                return far
+        return super().q(value)
+
+    def _far(self, value: float) -> float:
+        """``2 Delta nll`` of the best node of a row next to a value: what a fit there would find, within a few units."""
+        number = self.search.names.index(self.poi)
+        others = tuple(k for k in range(len(self.search.names)) if k != number)
+        rows = self.search.q0.max(axis=others) if others else self.search.q0
+        axis = self.search.axes[number]
+        right = int(np.clip(np.searchsorted(axis, value), 1, axis.size - 1))
+        return float(self.search.q0.max() - max(rows[right - 1], rows[right]))
+
+    def _starts(self, value: float) -> list[FloatArray]:
+        """Points from the maxima of the map at this value: of a row where the parameter is a mass, else of the plane."""
+        search = self.search
+        places: list[tuple[int, ...]]
+        if self.poi in search.names and len(search.names) > 1:
+            number = search.names.index(self.poi)
+            axis = search.axes[number]
+            nearest = int(np.abs(axis - value).argmin())
+            rest = [k for k in range(len(search.names)) if k != number]
+            row = PlaneSearch(
+                tuple(search.names[k] for k in rest),
+                tuple(search.axes[k] for k in rest),
+                np.take(search.q0, nearest, axis=number),
+                np.take(search.strength, nearest, axis=number),
+                search.null,
+            )
+            places = [(*place[:number], nearest, *place[number:]) for place in row.starts(WORTH, ROW_STARTS)]
+        elif self.poi in search.names:
+            places = []
+        else:
+            places = search.starts()
+        starts = []
+        for place in places:
+            theta = self.best.values.copy()
+            theta[index_of(self.nll.poi, self.nll.parameters)] = search.strength[place]
+            for index, (_, mass) in zip(self._mass_indices, search.node(place).items(), strict=True):
+                theta[index] = mass
+            theta[index_of(self.poi, self.nll.parameters)] = value
+            starts.append(theta)
+        return starts
+
+    def _near(self, values: FloatArray, start: FloatArray) -> bool:
+        """Whether a fit ended within a node and a half of a start: it would end there again."""
+        return all(
+            abs(values[index] - start[index]) <= 1.5 * float(np.diff(axis).max())
+            for index, axis in zip(self._mass_indices, self.search.axes, strict=True)
+        )

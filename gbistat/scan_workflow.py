@@ -1,0 +1,147 @@
+"""What ``gbistat scan`` does: limits and local significance over the masses of a signal."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gbistat import __version__
+from gbistat.errors import ModelError, OptionError
+from gbistat.inference.plane_limits import plane_limits
+from gbistat.report.document import to_text
+from gbistat.report.files import check_writable, write_text
+from gbistat.toy_workflow import analyse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from gbistat.config import RunOptions
+    from gbistat.fit.masses import FreeMasses
+    from gbistat.inference.plane_limits import PlaneLimits
+    from gbistat.typing import FloatArray, Json
+    from gbistat.workflow import Steps
+
+__all__ = ["ScanReport", "run_scan", "write_scan"]
+
+
+@dataclass(frozen=True, eq=False)
+class ScanReport:
+    """Limits over the masses of one window.
+
+    Parameters
+    ----------
+    model, model_sha256 : str
+        Name and hash of the model.
+    window : (low, high)
+        In GeV.
+    unit : str
+        Of the masses.
+    limits : PlaneLimits
+        The maps.
+    masses : FreeMasses
+        Search and normalisation.
+    warnings : tuple of str
+        What a reader must know.
+    """
+
+    model: str
+    model_sha256: str
+    window: tuple[float, float]
+    unit: str
+    limits: PlaneLimits
+    masses: FreeMasses
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> Json:
+        """Plain numbers, for JSON."""
+        return {
+            "schema": "gbistat.scan/1",
+            "version": __version__,
+            "model": {"name": self.model, "sha256": self.model_sha256},
+            "window": list(self.window),
+            "unit": self.unit,
+            **self.limits.to_dict(),
+            "warnings": list(self.warnings),
+        }
+
+
+def _silent(description: str) -> nullcontext[None]:
+    return nullcontext()
+
+
+def run_scan(
+    options: RunOptions,
+    *,
+    step: float | None = None,
+    steps: Steps = _silent,
+    progress: Callable[[int, int], None] | None = None,
+) -> ScanReport:
+    """Limits with the masses held at each node of a grid.
+
+    Parameters
+    ----------
+    options : RunOptions
+        Model, events, one window.
+    step : float, optional
+        Largest distance of nodes, in the unit of the masses; by default twice that of the ratio's own grid.
+    steps, progress : callable, optional
+        Told about each step, and about nodes done.
+
+    Raises
+    ------
+    GbistatError
+        If model, events or window do not make sense, or the signal depends on no masses.
+    """
+    if step is not None and not (math.isfinite(step) and step > 0):
+        raise OptionError(f"step {step:g} must be above 0")
+    with steps(f"reading {options.source.path.name}, networks"):
+        analysis = analyse(options, "scan")
+    if analysis.masses is None:
+        raise ModelError(
+            f"the signal of model {options.model.name!r} does not depend on masses; gbistat limits gives its one limit"
+        )
+    axes: list[FloatArray] | None = None
+    if step is not None:
+        grid = analysis.masses.grid
+        axes = [np.linspace(a[0], a[-1], max(2, math.ceil((a[-1] - a[0]) / step - 1e-9) + 1)) for a in grid.axes]
+    with steps("limits"):
+        limits = plane_limits(analysis, axes, cl=options.cl, progress=progress)
+    warnings = list(analysis.warnings)
+    if limits.failures:
+        place, message = limits.failures[0]
+        warnings.append(
+            f"{len(limits.failures)} of {limits.observed.size} nodes have no limit; the first, at "
+            f"{', '.join(f'{x:g}' for x in place)}: {message}"
+        )
+    return ScanReport(
+        options.model.name,
+        options.model.sha256,
+        options.windows[0],
+        analysis.window.unit,
+        limits,
+        analysis.masses,
+        tuple(warnings),
+    )
+
+
+def write_scan(report: ScanReport, directory: Path) -> list[Path]:
+    """Write JSON and the maps of two masses.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    """
+    from gbistat.plotting.plane import save_plane_limits
+
+    check_writable(directory)
+    written = [write_text(directory / "scan.json", to_text(report.to_dict()))]
+    if len(report.limits.names) == 2:
+        written.append(directory / "limits_plane.png")
+        save_plane_limits(report.limits, written[-1], unit=report.unit)
+    return written
