@@ -22,7 +22,7 @@ LAYERS = (
     ("binned", "diagnostics"),
     ("plotting",),
     ("report",),
-    ("workflow", "toy_workflow", "coverage_workflow", "diagnose_workflow", "config"),
+    ("workflow", "toy_workflow", "coverage_workflow", "scan_workflow", "diagnose_workflow", "config"),
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
