@@ -26,6 +26,8 @@ __all__ = ["SearchedProfile"]
 
 SURE = 15.0
 """``2 Delta nll`` on the map from which a value is outside of every interval that anybody asks for."""
+MINIMA = 12
+"""Maxima of the map from which full fits look for further minima at most."""
 ROW_STARTS = 3
 """Maxima of a row of the map that a conditional fit starts from at most."""
 
@@ -47,6 +49,7 @@ class SearchedProfile(Profile):
 
     def __init__(self, nll: NLL, poi: str, search: PlaneSearch, best: FitResult | None = None) -> None:
         self.search = search
+        self._hints: tuple[float, ...] | None = None
         self._mass_indices = [index_of(name, nll.parameters) for name in search.names]
         super().__init__(nll, poi, best)
 
@@ -84,6 +87,24 @@ class SearchedProfile(Profile):
             raise problem or FitFailed(f"no fit with {self.poi} held at {value:g} is valid")
         self._points[value] = min(found, key=lambda result: result.nll)
         return self._points[value]
+
+    def hints(self) -> tuple[float, ...]:
+        """Values of the parameter at all minima that full fits find from the map: narrow pieces of an interval lie there."""
+        if self._hints is None:
+            found = []
+            for place in self.search.starts(SURE, MINIMA):
+                theta = self.best.values.copy()
+                theta[index_of(self.nll.poi, self.nll.parameters)] = self.search.strength[place]
+                for index, mass in zip(self._mass_indices, self.search.node(place).values(), strict=True):
+                    theta[index] = mass
+                try:
+                    result = fit(self.nll, start=theta)
+                except FitFailed:
+                    continue
+                if result.valid:
+                    found.append(result.value(self.poi))
+            self._hints = tuple(found)
+        return self._hints
 
     def q(self, value: float) -> float:
         """As of any profile; far from all that the map allows it is taken from the map, without a fit."""

@@ -139,6 +139,10 @@ class Profile:
         theta[index_of(self.poi, self.nll.parameters)] = value
         return theta
 
+    def hints(self) -> tuple[float, ...]:
+        """Values near which q may have other minima: none, if nothing is known."""
+        return ()
+
     def scale(self) -> float:
         """Step to begin with: the Hessian error, or something of the parameter's size where there is none."""
         error = self.best.error(self.poi)
@@ -291,7 +295,8 @@ def profile_interval(
             return [(profile.crossing(level, -1), profile.crossing(level, +1))]
         spacing = (area[1] - area[0]) / n_search
         core = (profile.crossing(level, -1, largest=spacing), profile.crossing(level, +1, largest=spacing))
-        return _segments(profile, level, core, np.linspace(area[0], area[1], n_search))
+        inside = [value for value in profile.hints() if area[0] <= value <= area[1]]
+        return _segments(profile, level, core, np.union1d(np.linspace(area[0], area[1], n_search), inside))
 
     segments = settled(profile, work)
     notes = []

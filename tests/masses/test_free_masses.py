@@ -83,6 +83,17 @@ def test_exchanged_masses_give_an_interval_of_two_pieces(blob):
     assert local.segments[0][0] is not None
 
 
+def test_a_piece_narrower_than_the_search_is_found(blob):
+    grid, nll = problem(blob, 900, 9, symmetric=True)
+    best, search = global_fit(nll, grid.names, grid.axes)
+    for name in grid.names:
+        # Ten points over 550 GeV, for pieces of a few GeV.
+        profile = SearchedProfile(nll, name, search, best)
+        interval = profile_interval(nll, name, cl=0.6827, profile=profile, n_search=10)
+        assert len(interval.segments) == 2
+        assert all(high - low < 15.0 for low, high in interval.segments)
+
+
 def test_profile_of_the_strength_is_global_in_the_masses(blob):
     grid, nll = problem(blob, 60, 5)
     best, search = global_fit(nll, grid.names, grid.axes)
