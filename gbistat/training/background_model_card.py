@@ -137,8 +137,8 @@ def _again(card: BackgroundCard) -> str:
     gbistat export runs/background --output my-background
 
 with FOLDER the place of `{card.background.file}`. The same versions of the libraries (`training.library_versions` in `term.json`) on the same
-kind of processor give the same weights, also when the training was interrupted; others give networks that agree within the spread
-of the members. Seed: {card.seed}."""
+kind of processor give the same weights, also when the training was interrupted (the ONNX files may still differ in the names of their
+constants); others give networks that agree within the spread of the members. Seed: {card.seed}."""
 
 
 def _range(interval: tuple[float, float]) -> str:
