@@ -387,7 +387,8 @@ def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, bin
             f"limits and the significance are those of a signal at {text} {analysis.window.unit}, the masses that fit best: that they "
             "were searched for is not in them; hold masses with --mass, or see gbistat scan for all of them"
         )
-    window, nll, best, poi = base.window, analysis.nll, base.fit, base.poi
+    window, nll, poi = base.window, analysis.nll, base.poi
+    best = fit(nll, start=base.fit.values).raise_if_invalid() if moving else base.fit
     reference: Reference | None = analysis.reference
     if reference is None:
         reference = reference_from_data(nll, best.values)
@@ -419,7 +420,7 @@ def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, bin
     return LimitsOutcome(
         window=window,
         analysis=analysis,
-        fit=best,
+        fit=base.fit,
         intervals=base.intervals,
         spectrum=base.spectrum,
         warnings=tuple(dict.fromkeys(warnings)),

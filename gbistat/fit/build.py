@@ -12,11 +12,11 @@ import numpy as np
 from gbistat.data.window import MassWindow
 from gbistat.errors import EventsError, GbistatError, ModelError, WindowError
 from gbistat.fit.masses import with_free_masses
+from gbistat.fit.nuisances import with_ensembles, with_spurious_signal
 from gbistat.fit.order import choose_order, nested_shapes, with_order
 from gbistat.fit.sidebands import fit_sidebands
 from gbistat.likelihood.components import Component, Factor, LogRatio, MassFactor, Yield
 from gbistat.likelihood.constraints import NormalConstraint
-from gbistat.likelihood.ensemble import with_ensemble_directions
 from gbistat.likelihood.model import Model
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.parameters import Parameter
@@ -26,12 +26,11 @@ from gbistat.likelihood.reference import (
     reference_from_pool,
     reference_from_quadrature,
 )
-from gbistat.likelihood.tilt import spurious_signal_tilt
 from gbistat.terms.density import MassDensity
 from gbistat.terms.shapes.registry import SHAPES, make_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from gbistat.data.events import Events
     from gbistat.fit.generated import GeneratedBackground
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["Analysis", "build_analysis"]
 
 BACKGROUND_YIELD = "n_bkg"
-SPURIOUS = "spurious_signal"
 _CRITERIA: Mapping[str, Criterion] = {"auto": "likelihood_ratio", "aic": "aic", "bic": "bic"}
 
 
@@ -186,14 +184,24 @@ def build_analysis(
     masses = None
     if builder.moving:
         steps = spec.signal.grid_step
-        model, masses = with_free_masses(model, builder.moving, spec.parameters, inside, in_window, steps=steps)
-        kappa_sigma = math.hypot(kappa_sigma, masses.kappa_sigma)
+        model, masses = with_free_masses(
+            model,
+            builder.moving,
+            spec.parameters,
+            inside,
+            in_window,
+            steps=steps,
+            other_sigma=kappa_sigma,
+            spurious=spec.signal.spurious.sigma or 0.0,
+            profiled=builder.ratios if spec.signal.ensemble == "profiled" else (),
+        )
+        kappa_sigma = masses.kappa_sigma
     if spec.signal.ensemble == "profiled":
-        model = _with_ensembles(model, builder.ratios, in_window)
+        model = with_ensembles(model, builder.ratios, in_window)
     size = 0.0
     if kappa_sigma > 0 or spec.signal.spurious.sigma:
         events_b = background_nodes(model) if not needs_pool(model) else in_window
-        model, size = _with_spurious_signal(
+        model, size = with_spurious_signal(
             model, inside if events_b is None else events_b, kappa_sigma, spec.signal.spurious.sigma or 0.0
         )
     nll = ExtendedUnbinnedNLL(model, inside)
@@ -223,44 +231,6 @@ def _fit_background(
     if spec.order is not None:
         options = with_order(spec.mass.shape, options, spec.order)
     return fit_sidebands(events, window, fit_range, make_shape(spec.mass.shape, **options)), None
-
-
-def _with_ensembles(model: Model, terms: Sequence[NetworkTerm], pool: Events | None) -> Model:
-    """Model with the spread of each ensemble as nuisance parameters."""
-    if not terms:
-        raise ModelError("signal.ensemble is 'profiled', and the signal has no ratio; set it to 'mean'")
-    if pool is None:
-        raise ModelError(
-            "signal.ensemble is 'profiled', which needs reference events in the window: the density has to stay normalised; give "
-            "the model some, or set signal.ensemble to 'mean'"
-        )
-    for term in terms:
-        model = with_ensemble_directions(model, term, pool)
-    return model
-
-
-def _with_spurious_signal(model: Model, events: Events, kappa: float, spurious: float) -> tuple[Model, float]:
-    """Model whose background tilts with a standard-normal nuisance, and the spurious signal of one sigma in events."""
-    tilt, size = spurious_signal_tilt(model, SPURIOUS, events, kappa=kappa, spurious=spurious)
-    parameter = Parameter(SPURIOUS, 0.0, -10.0, 10.0)
-    # Kappa leaves the number of events alone; other spurious signal adds events, beside what the tilt makes of background.
-    rate = {SPURIOUS: spurious**2 / size} if spurious else {}
-    components = tuple(
-        c
-        if c.name == model.signal
-        else dataclasses.replace(c, rate=Yield({**c.rate.linear, **rate}), factors=(*c.factors, tilt))
-        for c in model.components
-    )
-    constraint = NormalConstraint(SPURIOUS, 0.0, 1.0)
-    return (
-        dataclasses.replace(
-            model,
-            components=components,
-            parameters=(*model.parameters, parameter),
-            constraints=(*model.constraints, constraint),
-        ),
-        size,
-    )
 
 
 def _checked_window(spec: ModelSpec, window: MassWindow) -> MassWindow:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gbistat.errors import ModelError
+from gbistat.fit.nuisances import with_ensembles, with_spurious_signal
 from gbistat.fit.plane import global_fit
 from gbistat.likelihood.kappa import normalised_surface
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
@@ -47,12 +48,35 @@ class FreeMasses:
         How much better than background alone a signal is, over the nodes.
     kappa_sigma : float
         Standard deviation of ln kappa at the masses that fit best.
+    model : Model
+        Before nuisance parameters whose effect depends on where the masses are.
+    pool : Events
+        Background events in the window.
+    other_sigma : float
+        Standard deviation of ln kappa of other ratios.
+    spurious : float
+        Standard deviation of a spurious signal from other sources, in events.
+    profiled : tuple of NetworkTerm
+        Ratios whose ensembles are profiled.
     """
 
     grid: ThetaGrid
     kappa: Kappa
     search: PlaneSearch
     kappa_sigma: float
+    model: Model
+    pool: Events
+    other_sigma: float = 0.0
+    spurious: float = 0.0
+    profiled: tuple[NetworkTerm, ...] = ()
+
+    def sigma(self, values: Mapping[str, float]) -> float:
+        """Standard deviation of ln kappa of all ratios together at some masses."""
+        place = tuple(
+            int(np.abs(axis - values[name]).argmin())
+            for name, axis in zip(self.grid.names, self.grid.axes, strict=True)
+        )
+        return math.hypot(self.other_sigma, float(self.kappa.error[place]))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,6 +92,9 @@ def with_free_masses(
     pool: Events | None,
     *,
     steps: Mapping[str, float] | None = None,
+    other_sigma: float = 0.0,
+    spurious: float = 0.0,
+    profiled: Sequence[NetworkTerm] = (),
 ) -> tuple[Model, FreeMasses]:
     """Model whose signal has a ratio that depends on parameters, starting at the values that fit best.
 
@@ -85,6 +112,8 @@ def with_free_masses(
         Background events in the window that trained nothing, for the normalisation.
     steps : mapping of str to float, optional
         Largest distance of nodes by parameter.
+    other_sigma, spurious, profiled
+        Kept in the result, for the same model at other masses.
 
     Returns
     -------
@@ -109,6 +138,10 @@ def with_free_masses(
             "no common normalisation yet: export them as one term"
         )
     (term,) = terms
+    if term in profiled:
+        raise ModelError(
+            f"the ensemble of ratio {term.name!r}, whose masses are free, cannot be profiled; set signal.ensemble to 'mean'"
+        )
     if pool is None:
         raise ModelError(
             f"ratio {term.name!r} depends on {', '.join(item.name for item in term.metadata.parameters)}, so that its "
@@ -135,9 +168,9 @@ def with_free_masses(
     parameters = tuple(
         dataclasses.replace(p, start=start[p.name]) if p.name in start and not p.fixed else p for p in model.parameters
     )
-    place = tuple(int(np.abs(axis - start[name]).argmin()) for name, axis in zip(grid.names, grid.axes, strict=True))
-    known = FreeMasses(grid, kappa, search, float(kappa.error[place]))
-    return dataclasses.replace(model, parameters=parameters), known
+    model = dataclasses.replace(model, parameters=parameters)
+    known = FreeMasses(grid, kappa, search, 0.0, model, pool, other_sigma, spurious, tuple(profiled))
+    return model, dataclasses.replace(known, kappa_sigma=known.sigma(start))
 
 
 def free_masses(analysis: Analysis) -> tuple[str, ...]:
@@ -148,21 +181,29 @@ def free_masses(analysis: Analysis) -> tuple[str, ...]:
 
 
 def with_held_masses(analysis: Analysis, values: Mapping[str, float]) -> Analysis:
-    """Same analysis with masses held; nothing is evaluated again.
+    """Same analysis with masses held; no network is evaluated again.
+
+    Nuisance parameters that depend on where the masses are (the spread of ensembles, the tilt that stands for the error of kappa
+    and for a spurious signal) are made anew there.
 
     Parameters
     ----------
     analysis : Analysis
         With free masses.
     values : mapping of str to float
-        Some of them, and where to hold them.
+        All of them, and where to hold them.
 
     Raises
     ------
+    ModelError
+        If the signal of the analysis depends on no masses.
     ParameterError
-        If a name is not a parameter, or its value outside its range.
+        If a value is outside its range.
     """
-    model = analysis.model
+    known = analysis.masses
+    if known is None:
+        raise ModelError("the signal of this model does not depend on masses")
+    model = known.model
     for name, value in values.items():
         model.parameter(name).check(value)
     parameters = tuple(
@@ -170,13 +211,15 @@ def with_held_masses(analysis: Analysis, values: Mapping[str, float]) -> Analysi
         for p in model.parameters
     )
     model = dataclasses.replace(model, parameters=parameters)
-    reference = analysis.reference
-    if reference is not None and reference.events is not None:
-        # Its signal is normalised at the start values: those have moved.
-        reference = reference_from_pool(model, reference.events)
-    return dataclasses.replace(
-        analysis, model=model, nll=ExtendedUnbinnedNLL(model, analysis.events), reference=reference
-    )
+    at = {name: model.parameter(name).start for name in known.names}
+    if known.profiled:
+        model = with_ensembles(model, known.profiled, known.pool)
+    size, sigma = 0.0, known.sigma(at)
+    if sigma > 0 or known.spurious:
+        model, size = with_spurious_signal(model, known.pool, sigma, known.spurious)
+    nll = ExtendedUnbinnedNLL(model, analysis.events)
+    reference = reference_from_pool(model, known.pool)
+    return dataclasses.replace(analysis, model=model, nll=nll, reference=reference, spurious_signal=size)
 
 
 def _ranges(term: NetworkTerm, declared: Mapping[str, ParameterSpec]) -> dict[str, tuple[float, float]]:

@@ -232,7 +232,9 @@ def global_fit(
         theta = search.null.values.copy()
         theta[poi] = search.strength[place]
         for name, value in search.node(place).items():
-            theta[index_of(name, nll.parameters)] = value
+            index = index_of(name, nll.parameters)
+            if not nll.parameters[index].fixed:
+                theta[index] = value
         try:
             result = minimizer(nll, start=theta)
         except FitFailed:

@@ -95,8 +95,7 @@ class SearchedProfile(Profile):
             for place in self.search.starts(SURE, MINIMA):
                 theta = self.best.values.copy()
                 theta[index_of(self.nll.poi, self.nll.parameters)] = self.search.strength[place]
-                for index, mass in zip(self._mass_indices, self.search.node(place).values(), strict=True):
-                    theta[index] = mass
+                self._put(theta, place)
                 try:
                     result = fit(self.nll, start=theta)
                 except FitFailed:
@@ -148,11 +147,16 @@ class SearchedProfile(Profile):
         for place in places:
             theta = self.best.values.copy()
             theta[index_of(self.nll.poi, self.nll.parameters)] = search.strength[place]
-            for index, (_, mass) in zip(self._mass_indices, search.node(place).items(), strict=True):
-                theta[index] = mass
+            self._put(theta, place)
             theta[index_of(self.poi, self.nll.parameters)] = value
             starts.append(theta)
         return starts
+
+    def _put(self, theta: FloatArray, place: tuple[int, ...]) -> None:
+        """Put the masses of a node into a vector, but for those that are held."""
+        for index, mass in zip(self._mass_indices, self.search.node(place).values(), strict=True):
+            if not self.nll.parameters[index].fixed:
+                theta[index] = mass
 
     def _near(self, values: FloatArray, start: FloatArray) -> bool:
         """Whether a fit ended within a node and a half of a start: it would end there again."""

@@ -1,0 +1,121 @@
+"""``gbistat fit | limits | scan`` on an exported model with free masses."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from gbistat.cli import main
+from gbistat.errors import ModelError, OptionError
+from gbistat.fit.plane import PlaneSearch
+from gbistat.plotting.plane import draw_plane, draw_plane_limits
+from gbistat.terms.store import save_model
+
+TRUTH = (510.0, 120.0)
+
+
+@pytest.fixture(scope="module")
+def folder(blob, tmp_path_factory):
+    """Model, reference events and data on disk."""
+    place = tmp_path_factory.mktemp("masses")
+    rng = np.random.default_rng(21)
+    save_model(place / "model", blob.spec(), terms=[blob.term()], reference=blob.spectrum(4000, 0, TRUTH, rng))
+    events = blob.spectrum(2500, 90, TRUTH, rng)
+    a, b = events.features.T
+    np.savez(place / "events.npz", m_jj=events.mass, a=a, b=b)
+    return place
+
+
+def run(capsys, folder, *arguments, code=0):
+    units = folder / "card.yaml"
+    units.write_text(f"model: model\nevents: {{path: {folder}/events.npz, units: {{a: GeV, b: GeV}}}}\n")
+    with pytest.raises(SystemExit) as stop:
+        main([arguments[0], str(units), *map(str, arguments[1:])])
+    captured = capsys.readouterr()
+    assert stop.value.code == code, captured.err
+    return captured
+
+
+def test_fit_gives_masses_with_intervals_and_a_plane(folder, capsys, tmp_path):
+    printed = run(capsys, folder, "fit", "--output", tmp_path / "out")
+    assert "m_X" in printed.out
+    document = json.loads((tmp_path / "out" / "fit.json").read_text())
+    (result,) = document["results"]
+    for name, truth in zip(("m_X", "m_Y"), TRUTH, strict=True):
+        entry = result["fit"][name]
+        assert abs(entry["value"] - truth) < 4 * entry["error"]
+        ((low, high),) = entry["intervals"]["0.95"]
+        assert low < entry["value"] < high
+    assert result["plane"]["names"] == ["m_X", "m_Y"]
+    assert np.shape(result["plane"]["q0"]) == (12, 12)
+    assert (tmp_path / "out" / "plane.png").stat().st_size > 10_000
+
+
+def test_limits_are_at_the_best_masses_or_at_those_given(folder, capsys):
+    def limits(*arguments):
+        out = run(capsys, folder, "limits", "--no-binned", "--json", "-", *arguments).out
+        (result,) = json.loads(out)["results"]
+        return result
+
+    best = limits()
+    assert any("that they were searched for is not in them" in text for text in best["warnings"])
+    masses = {name: best["fit"][name]["value"] for name in ("m_X", "m_Y")}
+    held = limits(*(f"--mass={name}={value:.10g}" for name, value in masses.items()))
+    assert held["fit"]["m_X"] == {"value": pytest.approx(masses["m_X"]), "error": 0.0, "fixed": True}
+    assert not any("searched for" in text for text in held["warnings"])
+    assert held["limit"]["observed"] == pytest.approx(best["limit"]["observed"], rel=0.02)
+    assert held["limit"]["expected"][2] == pytest.approx(best["limit"]["expected"][2], rel=0.02)
+    elsewhere = limits("--mass", "m_X=200", "--mass", "m_Y=400")
+    assert elsewhere["significance"]["z_local"] < 3.0 < best["significance"]["z_local"]
+
+
+def test_scan_over_the_plane(folder, capsys, tmp_path):
+    printed = run(capsys, folder, "scan", "--step", "275", "--output", tmp_path / "out", "--json", tmp_path / "s.json")
+    assert "9" in printed.out and "local Z" in printed.out  # noqa: PT018
+    document = json.loads((tmp_path / "s.json").read_text())
+    assert document == json.loads((tmp_path / "out" / "scan.json").read_text())
+    assert document["schema"] == "gbistat.scan/1"
+    assert document["axes"] == [[50.0, 325.0, 600.0]] * 2
+    observed, expected = np.array(document["observed"]), np.array(document["expected"])
+    assert observed.shape == (3, 3)
+    assert (np.diff(expected, axis=-1) > 0).all()
+    assert document["failures"] == []
+    # One node alone, by the other command.
+    out = run(capsys, folder, "limits", "--no-binned", "--json", "-", "--mass", "m_X=325", "--mass", "m_Y=50").out
+    (result,) = json.loads(out)["results"]
+    assert observed[1, 0] == pytest.approx(result["limit"]["observed"], rel=0.02)
+    assert document["z_local"][1][0] == pytest.approx(result["significance"]["z_local"], abs=0.05)
+    assert (tmp_path / "out" / "limits_plane.png").stat().st_size > 10_000
+
+
+def test_bad_requests(folder, capsys):
+    assert "'m_Z' to hold" in run(capsys, folder, "fit", "--mass", "m_Z=3", code=1).err
+    assert "not NAME=VALUE" in run(capsys, folder, "fit", "--mass", "m_X", code=2).err
+    assert "m_X = 900 is outside 50 to 600" in run(capsys, folder, "fit", "--mass", "m_X=900", code=1).err
+    assert "step -5 must be above 0" in run(capsys, folder, "scan", "--step", "-5", code=1).err
+    with pytest.raises(SystemExit):
+        main(["scan", "--window", "3300", "3700"])
+    assert "does not depend on masses" in capsys.readouterr().err
+
+
+def test_figures_of_a_plane(blob):
+    axes = tuple(np.linspace(50.0, 600.0, 12) for _ in range(2))
+    x, y = np.meshgrid(*axes, indexing="ij")
+    q0 = 30.0 * np.exp(-0.5 * ((x - 500) ** 2 + (y - 100) ** 2) / 80.0**2)
+    search = PlaneSearch(("m_X", "m_Y"), axes, q0, q0, None)
+    ax = Figure().subplots()
+    artists = draw_plane(search.finer(), ax, best=(500.0, 100.0), unit="GeV")
+    assert ax.get_xlabel() == r"$m_\mathrm{X}$ [GeV]"
+    assert len(artists["contours"]) == 2
+    assert [text.get_text() for text in artists["legend"].get_texts()] == ["best fit", "68.27 %", "95 %"]
+    assert artists["map"].get_array().max() == pytest.approx(np.sqrt(q0.max()), rel=0.02)
+    line = PlaneSearch(("m",), axes[:1], q0[:, 0], q0[:, 0], None)
+    with pytest.raises(OptionError, match="two masses, not 1"):
+        draw_plane(line, Figure().subplots())
+    with pytest.raises(ModelError, match="not drawn as a plane"):
+        line.finer()
+    with pytest.raises(OptionError, match="cannot draw 'expcted'"):
+        draw_plane_limits(type("Limits", (), {"names": ("a", "b"), "cl": 0.95})(), Figure().subplots(), which="expcted")
