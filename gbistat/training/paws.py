@@ -10,7 +10,8 @@ import numpy as np
 
 from gbistat.data.read import read_events
 from gbistat.errors import EventsError
-from gbistat.training.network import measure_scaling
+from gbistat.training.logit_calibration import calibrate_logits
+from gbistat.training.network import evaluate, measure_scaling
 from gbistat.training.paws_dataset import epoch_set, member_pools, paws_pool, read_signal
 from gbistat.training.paws_network import build_paws_network
 from gbistat.training.paws_run import start_paws_run
@@ -110,6 +111,9 @@ def _train_member(run: PawsRun, pool: PawsPool, member: int, progress: Progress 
         sets=sets,
         progress=progress,
     )
+    if run.line(member) is None:
+        validate = sets()[1]
+        run.save_line(member, calibrate_logits(evaluate(run.member(member).load("best"), validate.x), validate))
 
 
 def _read_benchmark(folder: str | Path, spec: Benchmark, card: PawsCard) -> Sample:

@@ -113,6 +113,8 @@ class PawsCard(Record):
         Range of the mass of signal that trains: features in the tails of the peak differ from those in it.
     copies : int
         How often a background event is used in an epoch, each time with other masses.
+    compiled : bool
+        Whether XLA compiles the training step, where the backend has it: worth it beyond some ten epochs.
     network, optimiser, model : NetworkSpec, OptimiserSpec, ModelPart
         The network, its training, and the exported model.
     """
@@ -137,6 +139,7 @@ class PawsCard(Record):
     train_range: Interval
     signal_range: Interval
     copies: AtLeastOne = 2
+    compiled: bool = True
     network: NetworkSpec
     optimiser: OptimiserSpec = Field(default_factory=OptimiserSpec)
     model: ModelPart
@@ -159,10 +162,13 @@ class PawsCard(Record):
         if twice:
             where = "the mass, which selects events, " if twice[0] == self.mass else ""
             raise ValueError(f"{where}{twice[0]!r} appears twice among inputs, parameters and mass; list it once")
+        known = {item.name: item for item in self.inputs}
         for name in self.compare or ():
-            if name not in self.features:
+            if name not in known:
+                raise ValueError(f"compare names {name!r}, which is not among the inputs; {nearest(name, known)}")
+            if known[name].log_offset is None:
                 raise ValueError(
-                    f"compare names {name!r}, which is not among the inputs; {nearest(name, self.features)}"
+                    f"compare takes the logarithm of {name!r}, which may be 0; give that input low and log_offset"
                 )
         files = [self.background.file, self.signal.file, *(item.file for item in self.benchmarks)]
         shared = [file for file in files if files.count(file) > 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from gbistat.training.export import (
 )
 from gbistat.training.grading import rounded
 from gbistat.training.graph import check_parity, to_onnx
+from gbistat.training.logit_calibration import apply_line
 from gbistat.training.paws_grading import PawsGrader, as_paws_events, fit_paws_shapes
 from gbistat.training.paws_model_card import paws_model_card
 from gbistat.training.paws_run import load_paws_run
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from gbistat.terms.metadata import Parity
     from gbistat.terms.store import LoadedModel
+    from gbistat.training.logit_calibration import LogitLine
     from gbistat.training.paws_card import PawsCard
     from gbistat.training.paws_run import PawsRun
     from gbistat.typing import Json
@@ -80,7 +83,10 @@ def export_paws(run_directory: str | Path, output: str | Path, *, overwrite: boo
         raise OutputError(f"{output} already exists; choose another place or allow overwriting")
     run = load_paws_run(run_directory)
     card, held_out = run.card, run.held_out()
+    lines = [_line(run, member) for member in range(card.optimiser.members)]
     networks = [best_network(run, member) for member in range(card.optimiser.members)]
+    for network, line in zip(networks, lines, strict=True):
+        apply_line(network, line)
     graphs = {f"member_{index}.onnx": to_onnx(network) for index, network in enumerate(networks)}
     shapes, grader = fit_paws_shapes(card, held_out), PawsGrader(card, held_out)
     draft = _term(run, graphs, log_kappa={"value": 0.0, "sigma": 0.0, "method": "none yet"})
@@ -112,6 +118,13 @@ def export_paws(run_directory: str | Path, output: str | Path, *, overwrite: boo
     )
 
 
+def _line(run: PawsRun, member: int) -> LogitLine:
+    line = run.line(member)
+    if line is None:
+        raise OutputError(f"{run.directory} is not finished (member {member}); run the training again, it goes on")
+    return line
+
+
 def _grid(card: PawsCard) -> list[dict[str, float]]:
     axes = [np.linspace(item.low, item.high, PARITY_NODES).tolist() for item in card.parameters]
     return [dict(zip(card.masses, node, strict=True)) for node in product(*axes)]
@@ -135,6 +148,7 @@ def _term(
         "copies": card.copies,
         "train_range": list(card.train_range),
         "signal_range": list(card.signal_range),
+        "logit_lines": [asdict(_line(run, member)) for member in range(card.optimiser.members)],
     }
     data = {
         "schema": TERM_SCHEMA,

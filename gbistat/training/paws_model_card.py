@@ -98,6 +98,7 @@ data: of the signal it holds whole mass points, {100 * card.signal.split.data:.0
 def _training(card: PawsCard, term: TermMetadata) -> str:
     optimiser, training = card.optimiser, _any(term.training)
     layers = "-".join(str(width) for width in card.network.hidden)
+    slopes = ", ".join(f"{line['slope']:.3f}" for line in training.settings["logit_lines"])
     compared = (
         ""
         if card.compare is None
@@ -109,7 +110,8 @@ def _training(card: PawsCard, term: TermMetadata) -> str:
 background in {_range(card.train_range)} {card.unit} and signal in {_range(card.signal_range)} {card.unit}; the events that a resample left out stopped its training
 ({training.epochs} epochs in all, mean validation loss {training.validation_loss:.4f}). Both classes count equally. In every epoch each background event
 is used {card.copies} times, with masses drawn anew from those of the signal events: both classes have one distribution of the masses, and the
-logit is ln r(x; theta) (Baldi et al., arXiv:1601.07913). The masses a, b enter as (a + b) / 2 +- sqrt((a - b)^2 / 4 + ({card.smoothing:g} GeV)^2){compared}."""
+logit is ln r(x; theta) (Baldi et al., arXiv:1601.07913). The events left out also calibrated each member's logits by a straight
+line, which is in the graphs (slopes {slopes}: below 1 the network was too sure). The masses a, b enter as (a + b) / 2 +- sqrt((a - b)^2 / 4 + ({card.smoothing:g} GeV)^2){compared}."""
 
 
 def _normalisation(card: PawsCard, term: TermMetadata) -> str:

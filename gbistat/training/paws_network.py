@@ -70,7 +70,7 @@ def build_paws_network(card: PawsCard, scaling: Scaling, *, member: int) -> Any:
     network.compile(
         optimizer=library.optimizers.AdamW(optimiser.learning_rate, weight_decay=optimiser.weight_decay),
         loss=library.losses.BinaryCrossentropy(from_logits=True),
-        jit_compile=library.backend.backend() in COMPILED,
+        jit_compile=card.compiled and library.backend.backend() in COMPILED,
     )
     return network
 

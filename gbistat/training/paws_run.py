@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy as np
 from gbistat.errors import CardError, EventsError, OutputError
 from gbistat.training.card import dump_card
 from gbistat.training.environment import library_versions
+from gbistat.training.logit_calibration import LogitLine
 from gbistat.training.network import Scaling
 from gbistat.training.paws_card import load_paws_card
 from gbistat.training.run import RUN_SCHEMA, MemberFolder, read_json, write_json
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from gbistat.typing import FloatArray, Json
 
 __all__ = ["PawsHeldOut", "PawsRun", "load_paws_run", "start_paws_run"]
+
+CALIBRATION = "calibration.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +64,36 @@ class PawsRun:
     def member(self, index: int) -> MemberFolder:
         """Checkpoints of one member."""
         return MemberFolder(self.directory / f"member_{index}")
+
+    def line(self, index: int) -> LogitLine | None:
+        """Calibration of the logits of a member, if it is finished.
+
+        Raises
+        ------
+        OutputError
+            If its file is damaged.
+        """
+        file = self.member(index).path / CALIBRATION
+        if not file.is_file():
+            return None
+        try:
+            return LogitLine(**read_json(file))
+        except TypeError as problem:
+            raise OutputError(f"{file} is damaged ({problem}); remove it and train again, which goes on") from None
+
+    def save_line(self, index: int, line: LogitLine) -> None:
+        """Write the calibration of a member.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        file = self.member(index).path / CALIBRATION
+        try:
+            write_json(file, asdict(line))
+        except OSError as problem:
+            raise OutputError(f"{file} cannot be written: {problem.strerror or problem}; free some space") from None
 
     def held_out(self) -> PawsHeldOut:
         """Events kept for the export.
