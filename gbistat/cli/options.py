@@ -35,8 +35,8 @@ _SOURCE = (
     click.option("--model", help="Name of a shipped model, or folder of an exported one."),
     click.option(
         "--background",
-        help="Name of a shipped sideband generator, or folder of an exported one: reference events and the normalisation "
-        "of the ratio come from its samples.  [default: the model's own reference events]",
+        help="Name of a shipped sideband generator, or folder of an exported one: reference events are drawn from it, and its "
+        "error is added to that of the ratio's normalisation.  [default: the model's own reference events]",
     ),
     click.option(
         "--ensemble",

@@ -87,11 +87,11 @@ def _show_background(console: Console, outcome: FitOutcome) -> None:
     used = outcome.analysis.background
     if used.get("source") != "generator":
         return
-    kappa = used["log_kappa"]
+    kappa, mean = used["log_kappa"], used["mean_ratio"]
     console.print(
         f"background in {outcome.window}: {used['n_reference']} events of the generator {used['name']} (sha256 "
-        f"{used['sha256'][:12]}), seed {used['seed']}; ln kappa = {kappa['value']:.3f} +- {kappa['sigma']:.3f} "
-        f"(the model's: {kappa['model_value']:.3f} +- {kappa['model_sigma']:.3f})",
+        f"{used['sha256'][:12]}), seed {used['seed']}; E_b[R] = {mean['value']:.3f} +- {mean['sigma']:.3f}; ln kappa = "
+        f"{kappa['value']:.3f} +- {kappa['sigma']:.3f} (the model's: {kappa['model_value']:.3f} +- {kappa['model_sigma']:.3f})",
         soft_wrap=True,
     )
 

@@ -1,15 +1,15 @@
-r"""Reference events and the normalisation of a ratio from a sideband generator p_b(x | m).
+r"""Reference events, and the error of a ratio's normalisation, from a sideband generator p_b(x | m).
 
 With p_b(m) from the sideband fit, p_s(m) and the conditional ratio r(x|m), the signal density p_s(m) r(x|m) p_b(x|m) is normalised
 if
 
 .. math::
 
-    E_b[R] = \int p_b(m) \, p_b(x|m) \, R(m, x) \, dm \, dx = 1, \qquad R = \frac{p_s(m)}{p_b(m)} \, r(x|m) ,
+    E_b[R] = \int p_b(m) \, p_b(x|m) \, R(m, x) \, dm \, dx = 1, \qquad R = \frac{p_s(m)}{p_b(m)} \, r(x|m) .
 
-which fixes ln kappa. Few draws of p_b reach where R is large, so half the events are drawn there and weighted: a member of the
-generator makes features of latent numbers z, standard normal; with q a Gaussian that adapts to :math:`p_s(m) N(z) r`
-(population Monte Carlo, Cappe et al. 2004), masses and latent numbers are drawn from
+Few draws of p_b reach where R is large, so half the events are drawn there and weighted: a member of the generator makes features
+of latent numbers z, standard normal; with q a Gaussian that adapts to :math:`p_s(m) N(z) r` (population Monte Carlo, Cappe et al.
+2004), masses and latent numbers are drawn from
 
 .. math::
 
@@ -17,6 +17,11 @@ generator makes features of latent numbers z, standard normal; with q a Gaussian
     w = \frac{p_b(m) N(z)}{\tfrac12 p_b(m) N(z) + \tfrac12 p_s(m) q(z)} \le 2 .
 
 The weighted events stand for background, exactly, and hold enough events where the signal is for Asimov sets and templates.
+
+The ratio keeps its own ln kappa, unless asked otherwise, and the error of the generator is added to that of kappa. A learned ratio
+that saturates where signal is a thousand times denser than background has E_b[R] < 1 with any kappa that is right where both
+classes have events; scaling all of it up until E_b[R] = 1 puts the deficit of a region where the data have no event into a region where
+they have many, and shifts mu by several times its error. What the generator finds is part of the result, with a warning if it is far from 1.
 """
 
 from __future__ import annotations
@@ -48,6 +53,8 @@ __all__ = ["Generated", "GeneratedBackground", "MemberNorm"]
 N_EVENTS = 60_000
 SEED = 20250607
 PILOT_EVENTS = 3_000
+LARGE_PULL = 3.0
+"""Deviation of E_b[R] from 1, in its errors, that is worth a warning."""
 ROUNDS = 3
 """Rounds in which q adapts, of `PILOT_EVENTS` each, a member."""
 INFLATION = 1.2
@@ -73,7 +80,7 @@ class Generated:
     model : Model
         The model with its ratio normalised on the generator.
     log_kappa : LogKappa
-        Of the (first) ratio, as used.
+        Of the (first) ratio, as used: its sigma holds the error of the generator.
     members : tuple of MemberNorm
         One a member.
     record : dict
@@ -108,6 +115,8 @@ class GeneratedBackground:
         Reference events to draw in a window.
     seed : int
         Of all draws.
+    normalise : bool
+        Whether ln kappa is chosen such that E_b[R] = 1 on the generator; otherwise the ratio keeps its own.
     """
 
     generator: GeneratorTerm
@@ -117,9 +126,10 @@ class GeneratedBackground:
     blinded: tuple[float, float] | None = None
     n_events: int = N_EVENTS
     seed: int = SEED
+    normalise: bool = False
 
     def prepare(self, model: Model, window: MassWindow) -> Generated:
-        """Draw reference events for a model in a window, and normalise its ratio on them.
+        """Draw reference events for a model in a window, and measure the normalisation of its ratio on them.
 
         Parameters
         ----------
@@ -142,9 +152,9 @@ class GeneratedBackground:
 
         Notes
         -----
-        sigma of ln kappa is the statistical error of E_b[R] and, in quadrature, the standard deviation of its log over
-        the members: each was trained on a bootstrap resample of the sidebands, so that their spread is the error of
-        one of them. What all members have in common is not in it.
+        The error of the generator is the standard deviation of ln E_b[R] over the members: each was trained on a
+        bootstrap resample of the sidebands, so that their spread is the error of one of them. What all members have in
+        common is not in it.
         """
         self._check(model, window)
         position, ratio = _first_ratio(model)
@@ -155,10 +165,9 @@ class GeneratedBackground:
             parts.append(events)
             values = sampler.weights(events) * ratios
             norms.append(MemberNorm(float(values.mean()), float(values.std() / math.sqrt(values.size))))
-        own = ratio.metadata.log_kappa
-        log_kappa, spread = _combine(
-            norms, 0.0 if own is None else own.value, 0.0 if own is None else own.sigma, self.name
-        )
+        own = ratio.metadata.log_kappa or LogKappa(value=0.0, sigma=0.0, method="none")
+        found = _Norm.of(norms)
+        log_kappa = self._log_kappa(own, found)
         pool = concatenate(parts)
         record: Json = {
             "source": "generator",
@@ -166,20 +175,36 @@ class GeneratedBackground:
             "sha256": self.sha256,
             "n_reference": len(pool),
             "seed": self.seed,
+            "mean_ratio": {
+                "value": found.mean,
+                "sigma": found.mean * math.hypot(found.statistical, found.spread or 0.0),
+            },
             "log_kappa": {
                 "value": log_kappa.value,
                 "sigma": log_kappa.sigma,
-                "spread_of_members": spread,
-                "model_value": None if own is None else own.value,
-                "model_sigma": None if own is None else own.sigma,
+                "spread_of_members": found.spread,
+                "model_value": own.value,
+                "model_sigma": own.sigma,
             },
         }
         changed = NetworkTerm(
             ratio.metadata.model_copy(update={"log_kappa": log_kappa}), ratio.graphs, ratio.outside, ratio.samplers
         )
-        return Generated(
-            pool, _with_ratio(model, position, changed), log_kappa, tuple(norms), record, self._warnings(window)
+        warnings = self._warnings(window, found, own)
+        return Generated(pool, _with_ratio(model, position, changed), log_kappa, tuple(norms), record, warnings)
+
+    def _log_kappa(self, own: LogKappa, found: _Norm) -> LogKappa:
+        """ln kappa with the error of the generator in its sigma."""
+        spread = found.spread or 0.0
+        if not self.normalise:
+            sigma = math.hypot(own.sigma, spread)
+            method = f"{own.method}; sigma with the spread of the {found.count} members of the generator {self.name!r}"
+            return LogKappa(value=own.value, sigma=sigma, method=method)
+        method = (
+            f"E_b[R] = 1 on samples of the generator {self.name!r}; sigma: statistics and the spread of its members"
         )
+        sigma = math.hypot(found.statistical, own.sigma if found.spread is None else spread)
+        return LogKappa(value=own.value - math.log(found.mean), sigma=sigma, method=method)
 
     def _check(self, model: Model, window: MassWindow) -> None:
         mass = self.generator.metadata.mass
@@ -203,17 +228,22 @@ class GeneratedBackground:
                 "generator of the model's features"
             )
 
-    def _warnings(self, window: MassWindow) -> tuple[str, ...]:
+    def _warnings(self, window: MassWindow, found: _Norm, own: LogKappa) -> tuple[str, ...]:
         warnings = []
+        error = math.hypot(found.statistical, found.spread or 0.0, own.sigma)
+        pull = math.log(found.mean) / error if error > 0 else 0.0
+        if abs(pull) > LARGE_PULL and not self.normalise:
+            warnings.append(
+                f"on the generator {self.name!r} the ratio has E_b[R] = {found.mean:.3f} +- {found.mean * error:.3f}, not 1: where signal "
+                "is densest the ratio or the generator is off; mu and the limit keep the model's own kappa"
+            )
         if self.blinded is not None and not (self.blinded[0] <= window.low and window.high <= self.blinded[1]):
             warnings.append(
                 f"the generator {self.name!r} was trained on events outside {self.blinded[0]:g}-{self.blinded[1]:g} {window.unit} "
                 f"only, and the window {window} is not inside that: it has seen events of the window, signal among them"
             )
         if self.generator.n_members == 1:
-            warnings.append(
-                f"the generator {self.name!r} has one member: its own error is unknown, and ln kappa keeps the model's sigma"
-            )
+            warnings.append(f"the generator {self.name!r} has one member: its own error is unknown and left out")
         return tuple(warnings)
 
 
@@ -324,20 +354,25 @@ def _with_ratio(model: Model, position: int, term: NetworkTerm) -> Model:
     return replace(model, components=tuple(changed(component) for component in model.components))
 
 
-def _combine(norms: list[MemberNorm], own: float, own_sigma: float, name: str) -> tuple[LogKappa, float | None]:
-    """ln kappa that makes the members' mean E_b[R] 1, and the spread of its log over the members."""
-    values, errors = (np.array([getattr(norm, which) for norm in norms]) for which in ("value", "error"))
-    mean, count = float(values.mean()), len(norms)
-    statistical = float(np.sqrt(np.sum(errors**2)) / count / mean)
-    if count == 1:
-        spread, systematic = None, own_sigma
-    else:
-        spread = systematic = float(np.std(np.log(values), ddof=1))
-        # Part of the spread is the statistical error of each member's own sample.
-        systematic = math.sqrt(max(systematic**2 - float(np.mean((errors / values) ** 2)), 0.0))
-    kappa = LogKappa(
-        value=own - math.log(mean),
-        sigma=math.hypot(statistical, systematic),
-        method=f"samples of the generator {name!r}; sigma: their statistics and the spread of its {count} members",
-    )
-    return kappa, spread
+@dataclass(frozen=True)
+class _Norm:
+    """E_b[R] of an ensemble: mean over members, relative statistical error, and spread of the log over members.
+
+    The spread is None for one member.
+    """
+
+    mean: float
+    statistical: float
+    spread: float | None
+    count: int
+
+    @classmethod
+    def of(cls, norms: list[MemberNorm]) -> _Norm:
+        values, errors = (np.array([getattr(norm, which) for norm in norms]) for which in ("value", "error"))
+        mean, count = float(values.mean()), len(norms)
+        statistical = float(np.sqrt(np.sum(errors**2)) / count / mean)
+        if count == 1:
+            return cls(mean, statistical, None, count)
+        # Part of the scatter is the statistical error of each member's own sample.
+        variance = float(np.var(np.log(values), ddof=1) - np.mean((errors / values) ** 2))
+        return cls(mean, statistical, math.sqrt(max(variance, 0.0)), count)

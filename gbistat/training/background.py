@@ -11,6 +11,7 @@ import numpy as np
 from gbistat.errors import EventsError, FitFailed, OutputError
 from gbistat.training.autoregressive import count_parameters
 from gbistat.training.background_run import Final, start_background_run
+from gbistat.training.environment import keras
 from gbistat.training.flow import build_flow, compile_flow, log_density
 from gbistat.training.run import Epoch
 from gbistat.training.sidebands import bootstrap, sideband_pool
@@ -189,7 +190,8 @@ def _epoch(
 
 
 def _save(folder: FlowFolder, flow: Flow, history: list[Epoch], best: list[int]) -> None:
-    variables = [np.asarray(variable) for variable in flow.density.optimizer.variables]
+    convert = keras().ops.convert_to_numpy
+    variables = [np.asarray(convert(variable)) for variable in flow.density.optimizer.variables]
     try:
         folder.save(flow.weights, variables, history, best=best)
     except OSError as problem:

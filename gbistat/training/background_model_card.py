@@ -49,7 +49,8 @@ defined for {low:g} <= `{card.mass}` <= {high:g} {card.unit}; windows may lie in
 
     gbistat limits --background {card.name}
 
-takes reference events (Asimov data, expected limits, binned templates) and the normalisation of the signal's density ratio from samples of it."""
+draws reference events (Asimov data, expected limits, binned templates) from it, and adds the spread of its members to the error of
+the normalisation of the signal's density ratio."""
 
 
 def _data(run: BackgroundRun) -> str:
@@ -136,8 +137,8 @@ def _again(card: BackgroundCard) -> str:
     gbistat export runs/background --output my-background
 
 with FOLDER the place of `{card.background.file}`. The same versions of the libraries (`training.library_versions` in `term.json`) on the same
-kind of processor give the same weights, also when the training was interrupted; others give networks that agree within the spread
-of the members. Seed: {card.seed}."""
+kind of processor give the same weights, also when the training was interrupted (the ONNX files may still differ in the names of their
+constants); others give networks that agree within the spread of the members. Seed: {card.seed}."""
 
 
 def _range(interval: tuple[float, float]) -> str:

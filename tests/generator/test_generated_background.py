@@ -37,22 +37,35 @@ def analyse(toy):
     return build
 
 
-def test_kappa_is_the_inverse_of_the_mean_ratio(toy, analyse):
-    record = analyse(log_kappa=0.7).background
-    expected = -np.log(np.mean(np.exp(toy.a * np.array([0.1, -0.1]))))
+def test_the_mean_ratio_and_the_error_of_kappa(toy, analyse):
+    analysis = analyse(log_kappa=0.1)
+    record = analysis.background
+    members = toy.a * np.array([0.1, -0.1])
+    expected = np.exp(0.1) * np.mean(np.exp(members))
+    assert record["mean_ratio"]["value"] == pytest.approx(expected, rel=0.03)
     kappa = record["log_kappa"]
-    assert kappa["value"] == pytest.approx(expected, abs=0.03)
-    assert (kappa["model_value"], kappa["model_sigma"]) == (0.7, 0.02)
-    # Members at exp(+-a shift): the standard deviation of two logs at +-0.25.
-    assert kappa["spread_of_members"] == pytest.approx(0.25 * np.sqrt(2.0), rel=0.1)
+    assert (kappa["value"], kappa["model_value"], kappa["model_sigma"]) == (0.1, 0.1, 0.02)
+    # Two logs at +-0.25.
+    assert kappa["spread_of_members"] == pytest.approx(np.std(members, ddof=1), rel=0.1)
+    assert kappa["sigma"] == pytest.approx(np.hypot(0.02, kappa["spread_of_members"]), rel=1e-6)
+    assert record["mean_ratio"]["sigma"] == pytest.approx(expected * np.std(members, ddof=1), rel=0.1)
+    assert not any("E_b[R]" in warning for warning in analysis.warnings)
+
+
+def test_kappa_can_be_taken_from_the_generator(toy, analyse):
+    record = analyse(log_kappa=0.7, normalise=True).background
+    kappa = record["log_kappa"]
+    assert kappa["value"] == pytest.approx(-np.log(np.mean(np.exp(toy.a * np.array([0.1, -0.1])))), abs=0.03)
     assert kappa["sigma"] == pytest.approx(0.25 * np.sqrt(2.0), rel=0.1)
+    (one,) = (analyse((0.0,), log_kappa=0.7, normalise=True).background["log_kappa"],)
+    assert one["sigma"] == pytest.approx(0.02, abs=0.01)
 
 
 def test_the_sample_reaches_where_the_ratio_is_large(toy, analyse):
-    # E_b[r^2] = exp(a^2) = 518: plain samples of this number would give ln kappa to 16 %.
+    # E_b[r^2] = exp(a^2) = 518: plain samples of this number would give E_b[R] to 16 %.
     record = analyse((0.0, 0.0)).background
-    assert record["log_kappa"]["value"] == pytest.approx(0.0, abs=0.03)
-    assert record["log_kappa"]["sigma"] < 0.015
+    assert record["mean_ratio"]["value"] == pytest.approx(1.0, abs=0.03)
+    assert record["mean_ratio"]["sigma"] < 0.02
     assert record["n_reference"] == 20_000
 
 
@@ -76,9 +89,9 @@ def test_the_weighted_events_stand_for_background(toy, analyse):
 
 
 def test_asimov_events_are_the_generators(analyse):
-    analysis = analyse((0.1, -0.1))
+    analysis = analyse((0.1, -0.1), normalise=True)
     assert analysis.reference.kind == "pool"
-    # After the new kappa the signal density is normalised on the events that fixed it.
+    # The signal density is normalised on the events that fixed kappa.
     assert analysis.reference.normalisation == pytest.approx(1.0, abs=0.03)
     assert analysis.reference.effective_size > 2000
 
@@ -93,13 +106,12 @@ def test_the_signal_is_found_with_the_true_generator(toy, analyse):
     events = toy.events(n_signal=150)
     with_generator = fit(analyse((0.0, 0.0), events=events).nll)
     own_ratio = fit(analyse(None, events=events).nll)
-    # The ratio is normalised as it is, and the generator says the same to 2 %.
     assert with_generator.value("mu") == pytest.approx(own_ratio.value("mu"), abs=0.5 * own_ratio.error("mu"))
     assert abs(with_generator.value("mu") - 150 * 0.999) < 4 * with_generator.error("mu")
 
 
 def test_the_same_arguments_give_the_same_result(analyse):
-    first, again, other = (analyse(seed=seed).background["log_kappa"]["value"] for seed in (1, 1, 2))
+    first, again, other = (analyse(seed=seed).background["mean_ratio"]["value"] for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
@@ -108,7 +120,9 @@ def test_what_a_reader_must_know(analyse, toy):
     one = analyse((0.0,), blinded=(3300.0, 3700.0))
     assert any("has one member: its own error is unknown" in warning for warning in one.warnings)
     assert not any("has seen events of the window" in warning for warning in one.warnings)
-    assert one.background["log_kappa"]["sigma"] == pytest.approx(0.02, abs=0.01)
+    assert one.background["log_kappa"]["sigma"] == 0.02
+    off = analyse((0.1, 0.1), blinded=(3300.0, 3700.0))
+    assert any("the ratio has E_b[R] = 1.2" in warning for warning in off.warnings)
     elsewhere = analyse(blinded=(3300.0, 3700.0), window=MassWindow(3600.0, 4000.0))
     assert any("it has seen events of the window, signal among them" in warning for warning in elsewhere.warnings)
 
@@ -152,7 +166,8 @@ def test_results_say_which_background(folders, capsys):
         main(["fit", *map(str, command)])
     text = capsys.readouterr().out
     assert "background in 3300-3700 GeV: 60000 events of the generator gaussian-background" in text
-    assert "ln kappa = " in text
+    assert "; E_b[R] = " in text
+    assert "; ln kappa = 0.000 +- " in text
 
 
 def test_a_card_names_the_background(folders):
