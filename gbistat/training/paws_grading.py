@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations_with_replacement, product
@@ -16,11 +17,10 @@ from gbistat.training.checks import (
     area_under_curve,
     calibration,
     closure,
-    mean_ratio_in_bins,
     significance_improvement,
 )
 from gbistat.training.grading import FALSE_POSITIVE_RATE, REPLICAS, MassShapes
-from gbistat.training.kappa import effective_size, study_log_kappa
+from gbistat.training.kappa import effective_size, mean_log_kappa, study_log_kappa
 from gbistat.training.mass_shapes import compare_shape, crystal_ball_start, fit_mass_shape
 from gbistat.training.paws_dataset import with_masses
 
@@ -201,7 +201,7 @@ class PawsGrader:
         term = term.without_range_check()
         signal, background = (log_ratio_rows(term, rows, self.card) for rows in (self.signal, self.paired))
         ones = [np.ones(values.size) for values in (signal, background)]
-        edges = np.linspace(*self.card.model.valid, self.card.model.bins + 1)
+        edges = np.linspace(*self.card.train_range, 2 * self.card.model.bins + 1)
         return {
             "held_out": {
                 "n_signal": int(signal.size),
@@ -209,12 +209,14 @@ class PawsGrader:
                 "auc": area_under_curve(signal, background),
                 "calibration": calibration((signal, ones[0]), (background, ones[1]), np.array(CALIBRATION_EDGES)),
             },
-            "mean_ratio_by_mass": mean_ratio_in_bins(
-                (signal, self.signal[:, 0]), (background, self.paired[:, 0]), edges
-            ),
+            "mean_share_by_mass": [
+                row
+                for low, high in itertools.pairwise(edges)
+                if (row := self._mean_shares(signal, background, (float(low), float(high)))) is not None
+            ],
             "nodes": self._nodes(term, reference),
-            "masses_never_trained": self._unseen(term),
-            "benchmarks": [self._benchmark(term, index) for index in range(len(self.card.benchmarks))],
+            "masses_never_trained": self._unseen(term, reference),
+            "benchmarks": [self._benchmark(term, reference, index) for index in range(len(self.card.benchmarks))],
         }
 
     def _nodes(self, term: NetworkTerm, reference: Events) -> list[Json]:
@@ -242,7 +244,7 @@ class PawsGrader:
             )
         return rows
 
-    def _unseen(self, term: NetworkTerm) -> list[Json]:
+    def _unseen(self, term: NetworkTerm, reference: Events) -> list[Json]:
         """Grades at mass points of which no event was trained."""
         rows = _select(self.held_out.unseen, self.card.signal_range)
         d = len(self.card.features)
@@ -251,24 +253,43 @@ class PawsGrader:
         for index, point in enumerate(points):
             own = rows[point_of.ravel() == index]
             if len(own) >= FEWEST_EVENTS:
-                result.append(self._at(term, own, point))
+                result.append(self._at(term, reference, own, point))
         return result
 
-    def _benchmark(self, term: NetworkTerm, index: int) -> Json:
+    def _benchmark(self, term: NetworkTerm, reference: Events, index: int) -> Json:
         spec = self.card.benchmarks[index]
         rows = _select(self.held_out.benchmarks[index], self.card.signal_range)
-        return {"file": spec.file, **self._at(term, rows, np.array(spec.masses))}
+        return {"file": spec.file, **self._at(term, reference, rows, np.array(spec.masses))}
 
-    def _at(self, term: NetworkTerm, signal: FloatArray, point: FloatArray) -> Json:
+    def _mean_shares(self, signal: FloatArray, background: FloatArray, interval: tuple[float, float]) -> Json | None:
+        """Mean of c = r / (1 + r) of each class in a bin of the resonance's mass: flat unless the ratio knows the mass."""
+        row: Json = {"low": interval[0], "high": interval[1]}
+        samples = (("background", self.paired, background), ("signal", self.signal, signal))
+        for name, rows, values in samples:
+            c = 0.5 * (1.0 + np.tanh(0.5 * values[(rows[:, 0] >= interval[0]) & (rows[:, 0] < interval[1])]))
+            if c.size < 2 and name == "background":
+                return None
+            if c.size >= 2:
+                row[name] = {"n": int(c.size), "mean": float(c.mean()), "sigma": float(c.std() / np.sqrt(c.size))}
+        return row
+
+    def _at(self, term: NetworkTerm, reference: Events, signal: FloatArray, point: FloatArray) -> Json:
         theta = dict(zip(self.card.masses, point.tolist(), strict=True))
         values = [term.log_ratio(as_paws_events(rows, self.card), **theta) for rows in (signal, self.background)]
         found = closure(*values, fraction=CLOSURE_FRACTION)
+        own = {"background": (values[1], None), "reference": (term.log_ratio(reference, **theta), reference.weights)}
+        by_kappa = {}
+        for name, (log_ratio, weights) in own.items():
+            log_kappa = mean_log_kappa(log_ratio, np.ones(log_ratio.size) if weights is None else weights)
+            moved = closure(*(item + log_kappa for item in values), fraction=CLOSURE_FRACTION)
+            by_kappa[name] = {"log_kappa": log_kappa, "fitted_over_true": moved.ratio}
         grade = {
             **theta,
             "n_signal": len(signal),
             "n_background": len(self.background),
             "auc": area_under_curve(*values),
             "closure": {"signal_share": found.fraction, "fitted_over_true": found.ratio, "sigma": found.sigma},
+            "closure_with_kappa_from": by_kappa,
         }
         if FALSE_POSITIVE_RATE * len(self.background) >= 1:
             grade["significance_improvement"] = significance_improvement(

@@ -152,8 +152,8 @@ def _checks(card: PawsCard, term: TermMetadata) -> str:
         for row in map(_dict, held_out["calibration"])
     )
     means = "\n".join(
-        f"| {row['low']:g}-{row['high']:g} | {row['n_events']} | {row['mean']:.3f} +- {row['sigma']:.3f} | {row['effective_size']:.0f} |"
-        for row in map(_dict, _list(term.checks["mean_ratio_by_mass"]))
+        f"| {row['low']:g}-{row['high']:g} | {_mean(row.get('background'))} | {_mean(row.get('signal'))} |"
+        for row in map(_dict, _list(term.checks["mean_share_by_mass"]))
     )
     return f"""## Checks on held-out events
 
@@ -172,11 +172,16 @@ Calibration: share of signal among events with predicted share c = r / (1 + r), 
 |---|---|---|---|
 {shares}
 
-E_b[r] in bins of the resonance's mass, masses of the daughters drawn from the signal's:
+Mean of c in bins of the resonance's mass, masses of the daughters drawn from the signal's. It is flat for a background whose features
+do not change with the mass; signal events in the tails of the peak have lost part of a jet:
 
-| mass ({card.unit}) | events | E_b[r] | effective events |
-|---|---|---|---|
+| mass ({card.unit}) | background | signal |
+|---|---|---|
 {means}"""
+
+
+def _mean(item: dict[str, Any] | None) -> str:
+    return "" if item is None else f"{item['mean']:.3f} +- {item['sigma']:.3f} ({item['n']})"
 
 
 def _unseen_text(rows: list[dict[str, Any]]) -> str:
@@ -189,8 +194,15 @@ def _unseen_text(rows: list[dict[str, Any]]) -> str:
     return (
         f"At {len(rows)} mass points that were never trained: AUC {auc.min():.3f} to {auc.max():.3f} (median {np.median(auc):.3f}); closure "
         f"{np.mean(ratio):.3f} on average,\nscatter {np.std(ratio):.3f} where {np.sqrt(np.mean(sigma**2)):.3f} is expected, mean pull {np.mean(pulls):.2f} "
-        "(the points share the background)."
+        "(the points share the background).\n"
+        f"With kappa at each of these masses: from the reference events {_with_kappa(rows, 'reference')}; from the background alone "
+        f"{_with_kappa(rows, 'background')}."
     )
+
+
+def _with_kappa(rows: list[dict[str, Any]], source: str) -> str:
+    ratio = np.array([row["closure_with_kappa_from"][source]["fitted_over_true"] for row in rows])
+    return f"{np.mean(ratio):.3f}, scatter {np.std(ratio):.3f}"
 
 
 def _benchmark_row(card: PawsCard, row: dict[str, Any]) -> str:
