@@ -59,6 +59,7 @@ __all__ = [
     "run_export_workspace",
     "run_fit",
     "run_limits",
+    "run_paws_training",
     "run_training",
 ]
 
@@ -544,12 +545,33 @@ def run_background_training(
     return done.warnings
 
 
+def run_paws_training(
+    card: Path, run: Path, *, events: Path | None = None, progress: Callable[[float, str], None] | None = None
+) -> None:
+    """Train a parametrised classifier and draw its losses; see :func:`gbistat.training.paws.train_paws`.
+
+    Raises
+    ------
+    GbistatError
+        If the card, the events or the folder cannot be used, or the training extra is not installed.
+    """
+    from gbistat.plotting.losses import save_losses
+    from gbistat.training.paws import train_paws
+    from gbistat.training.paws_card import load_paws_card
+
+    done = train_paws(load_paws_card(card), run, events=events, progress=progress)
+    members = range(done.card.optimiser.members)
+    histories = [[(e.loss, e.validation_loss) for e in done.member(member).history()] for member in members]
+    save_losses(histories, run / "losses.png", label="binary cross-entropy")
+
+
 def run_export(
     run: Path, output: Path, *, overwrite: bool = False, checks: bool = True, events: Path | None = None
 ) -> LoadedModel:
     """Export a finished training as a model.
 
-    See :func:`gbistat.training.export.export_ratio` and :func:`gbistat.training.background_export.export_background`; a generator
+    See :func:`gbistat.training.export.export_ratio`, :func:`gbistat.training.paws_export.export_paws` and
+    :func:`gbistat.training.background_export.export_background`; a generator
     is checked after it was written, see `check_background`.
 
     Raises
@@ -565,6 +587,10 @@ def run_export(
 
         model = export_sigma(run, output, overwrite=overwrite)
         return check_background(run, model, events=events) if checks else model
+    if kind == "paws":
+        from gbistat.training.paws_export import export_paws
+
+        return export_paws(run, output, overwrite=overwrite)
     if kind == "background":
         from gbistat.training.background_export import export_background
 

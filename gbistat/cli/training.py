@@ -65,6 +65,17 @@ def train_background_command(card: Path, run: Path, events: Path | None, debug: 
     click.echo(f"trained {run}, losses in {run / 'losses.png'}; export it with: gbistat export {run} --output FOLDER")
 
 
+@train_command.command("paws")
+@_training
+def train_paws_command(card: Path, run: Path, events: Path | None, debug: bool) -> None:
+    """Train the classifier of CARD for all masses of a signal; the same command goes on where an earlier one was stopped."""
+    from gbistat.workflow import run_paws_training
+
+    with _progress() as progress:
+        run_paws_training(card, run, events=events, progress=progress)
+    click.echo(f"trained {run}, losses in {run / 'losses.png'}; export it with: gbistat export {run} --output FOLDER")
+
+
 @contextmanager
 def _progress() -> Iterator[Callable[[float, str], None] | None]:
     """Progress bar with time left on standard error, if that is a terminal."""

@@ -21,16 +21,24 @@ from gbistat.training.run import load_run
 from gbistat.training.schedule import outlook
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gbistat.terms.metadata import Parity
     from gbistat.terms.store import LoadedModel
     from gbistat.training.card import RatioCard
     from gbistat.training.kappa import KappaStudy
+    from gbistat.training.paws_run import PawsRun
     from gbistat.training.run import RatioRun
     from gbistat.typing import Json
 
-__all__ = ["export_ratio"]
+__all__ = [
+    "best_network",
+    "export_ratio",
+    "log_kappa_record",
+    "model_spec",
+    "training_record",
+    "transform_text",
+]
 
 PARITY_EVENTS = 10_000
 REFERENCE_DIGITS = 5
@@ -74,7 +82,7 @@ def export_ratio(run_directory: str | Path, output: str | Path, *, overwrite: bo
         raise OutputError(f"{output} already exists; choose another place or allow overwriting")
     run = load_run(run_directory)
     card, held_out = run.card, run.held_out()
-    networks = [_best(run, member) for member in range(card.optimiser.members)]
+    networks = [best_network(run, member) for member in range(card.optimiser.members)]
     graphs = {f"member_{index}.onnx": to_onnx(network) for index, network in enumerate(networks)}
     grader = Grader(card, held_out, fit_mass_shapes(card, held_out))
     draft = _term(run, graphs, log_kappa={"value": 0.0, "sigma": 0.0, "method": "none yet"})
@@ -82,7 +90,7 @@ def export_ratio(run_directory: str | Path, output: str | Path, *, overwrite: bo
         networks, draft, grader.parity_events(PARITY_EVENTS), against="Keras networks on held-out signal and background"
     )
     study, record = grader.normalise(draft)
-    log_kappa = _log_kappa(study, record)
+    log_kappa = log_kappa_record(study, record)
     term = _term(run, graphs, log_kappa=log_kappa, parity=parity)
     checks: Any = rounded({"log_kappa": record, **grader.grade(term)})
     term = _term(run, graphs, log_kappa=log_kappa, parity=parity, checks=checks)
@@ -90,7 +98,7 @@ def export_ratio(run_directory: str | Path, output: str | Path, *, overwrite: bo
     reference = grader.mixed_reference(term) if mixed else as_events(grader.reference(), card)
     return save_model(
         output,
-        _model(run, grader.shapes),
+        model_spec(run, grader.shapes),
         terms=[term],
         reference=reference,
         reference_description=_reference_description(card),
@@ -100,7 +108,14 @@ def export_ratio(run_directory: str | Path, output: str | Path, *, overwrite: bo
     )
 
 
-def _best(run: RatioRun, member: int) -> Any:
+def best_network(run: RatioRun | PawsRun, member: int) -> Any:
+    """Trained network of a member.
+
+    Raises
+    ------
+    OutputError
+        If the member is not finished, or its file is damaged.
+    """
     folder = run.member(member)
     if not outlook([epoch.validation_loss for epoch in folder.history()], run.card.optimiser).stop:
         raise OutputError(f"{run.directory} is not finished (member {member}); run the training again, it goes on")
@@ -128,7 +143,7 @@ def _term(
                 "low": low if item.name == card.mass else item.low,
                 "high": high if item.name == card.mass else None,
                 "role": "conditional" if item.name == card.mass else "feature",
-                "transform": _transform(item.log_offset, item.unit),
+                "transform": transform_text(item.log_offset, item.unit),
             }
             for item in card.inputs
         ],
@@ -137,21 +152,25 @@ def _term(
         "members": [record.to_json() for record in member_records(graphs)],
         "log_kappa": log_kappa,
         "parity": None if parity is None else parity.to_json(),
-        "training": _training(run),
+        "training": training_record(
+            run, ["background", *("signal" for _ in card.signals)], {"balance": card.balance.to_json()}
+        ),
         "checks": checks or {},
     }
     metadata = validate(TermMetadata, data, error=TermError, where=f"term {card.term!r}")
     return NetworkTerm(metadata, tuple(graphs.values()))
 
 
-def _transform(log_offset: float | None, unit: str) -> str:
+def transform_text(log_offset: float | None, unit: str) -> str:
+    """What the graph does to an input before its layers, in words."""
     if log_offset is None:
         return "standardised"
     inner = "x" if log_offset == 0 else f"x + {log_offset:g}" + ("" if unit == "1" else f" {unit}")
     return f"ln({inner}), standardised"
 
 
-def _log_kappa(study: KappaStudy, record: Json) -> Json:
+def log_kappa_record(study: KappaStudy, record: Json) -> Json:
+    """Entry ``log_kappa`` of a term."""
     verdict = "agrees" if study.agree else "differs by more than twice the error of the difference, sigma enlarged"
     return {
         "value": float(f"{study.bridge.value:.6g}"),
@@ -165,11 +184,11 @@ def _log_kappa(study: KappaStudy, record: Json) -> Json:
     }
 
 
-def _training(run: RatioRun) -> Json:
+def training_record(run: RatioRun | PawsRun, roles: Sequence[str], settings: Json) -> Json:
+    """Entry ``training`` of a term: losses, versions, events by role, and settings."""
     card = run.card
     histories = [run.member(member).history() for member in range(card.optimiser.members)]
     best = [min(history, key=lambda epoch: epoch.validation_loss) for history in histories]
-    roles = ["background", *("signal" for _ in card.signals)]
     return {
         "seed": card.seed,
         "library_versions": run.versions,
@@ -184,14 +203,21 @@ def _training(run: RatioRun) -> Json:
         "settings": {
             "network": card.network.to_json(),
             "optimiser": card.optimiser.to_json(),
-            "balance": card.balance.to_json(),
+            **settings,
             "epochs_of_members": [len(history) for history in histories],
             "validation_losses_of_members": [epoch.validation_loss for epoch in best],
         },
     }
 
 
-def _model(run: RatioRun, shapes: MassShapes) -> ModelSpec:
+def model_spec(run: RatioRun | PawsRun, shapes: MassShapes) -> ModelSpec:
+    """What the model is: the ratio, mass shapes, ranges and provenance.
+
+    Raises
+    ------
+    ModelError
+        If the card gives no valid model.
+    """
     card = run.card
     signal = {name: float(f"{value:.6g}") for name, value in shapes.signal.values.items()}
     parameters = {

@@ -14,10 +14,11 @@ from gbistat.terms.metadata import Parity
 from gbistat.training.network import evaluate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from gbistat.data.events import Events
     from gbistat.terms.network import NetworkTerm
+    from gbistat.typing import FloatArray
 
 __all__ = ["LARGEST_DIFFERENCE", "check_parity", "to_onnx"]
 
@@ -50,7 +51,13 @@ def to_onnx(network: Any) -> bytes:
 
 
 def check_parity(
-    networks: Sequence[Any], term: NetworkTerm, events: Events, *, against: str, largest: float = LARGEST_DIFFERENCE
+    networks: Sequence[Any],
+    term: NetworkTerm,
+    events: Events,
+    *,
+    against: str,
+    largest: float = LARGEST_DIFFERENCE,
+    points: Sequence[Mapping[str, float]] = ({},),
 ) -> Parity:
     """Compare each member of a term with the network that it was exported from.
 
@@ -66,15 +73,21 @@ def check_parity(
         What the events are, for the record.
     largest : float
         Largest difference of a logit that is accepted.
+    points : sequence of mappings of str to float
+        Values of the term's parameters; the events are shared out among them.
 
     Raises
     ------
     TermError
         If a difference is larger: the graph is not the network.
     """
-    graphs = term.member_values(events)
-    x = events.matrix(term.feature_names)
-    differences = np.abs(graphs - np.stack([evaluate(network, x) for network in networks]))
+    differences = np.concatenate(
+        [
+            _differences(networks, term, events.select(np.arange(number, len(events), len(points))), theta)
+            for number, theta in enumerate(points)
+        ],
+        axis=1,
+    )
     worst = float(np.max(differences))
     if not worst <= largest:
         member = int(np.argmax(np.max(differences, axis=1)))
@@ -83,3 +96,12 @@ def check_parity(
             f"more than the {largest:g} allowed; nothing was written. Check the versions of tf2onnx and onnxruntime"
         )
     return Parity(max_abs=worst, mean_abs=float(np.mean(differences)), n_events=len(events), against=against)
+
+
+def _differences(networks: Sequence[Any], term: NetworkTerm, events: Events, theta: Mapping[str, float]) -> FloatArray:
+    """Absolute differences of the logits, shape (K, n)."""
+    parameters = np.array([theta[item.name] for item in term.metadata.parameters])
+    x = np.column_stack(
+        [events.matrix(term.feature_names), np.broadcast_to(parameters, (len(events), parameters.size))]
+    )
+    return np.abs(term.member_values(events, **theta) - np.stack([evaluate(network, x) for network in networks]))

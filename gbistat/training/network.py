@@ -12,6 +12,7 @@ from gbistat.training.environment import keras
 if TYPE_CHECKING:
     from gbistat.training.card import RatioCard
     from gbistat.training.dataset import ClassifierSet
+    from gbistat.training.paws_card import PawsCard
     from gbistat.typing import FloatArray
 
 __all__ = [
@@ -35,7 +36,7 @@ class Scaling:
     deviation: tuple[float, ...]
 
 
-def measure_scaling(x: FloatArray, card: RatioCard) -> Scaling:
+def measure_scaling(x: FloatArray, card: RatioCard | PawsCard) -> Scaling:
     """Scaling from events, shape (n, d): the background that may train."""
     columns = [
         x[:, column] if item.log_offset is None else np.log(x[:, column] + item.log_offset)
@@ -100,7 +101,7 @@ def train_epoch(
     network: Any,
     train: ClassifierSet,
     validate: ClassifierSet,
-    card: RatioCard,
+    card: RatioCard | PawsCard,
     *,
     member: int,
     epoch: int,

@@ -15,11 +15,14 @@ from gbistat.training.schedule import outlook
 from gbistat.training.splits import read_sample
 
 if TYPE_CHECKING:
-    from gbistat.training.card import RatioCard
-    from gbistat.training.dataset import TrainingPool
-    from gbistat.training.run import RatioRun
+    from collections.abc import Callable
 
-__all__ = ["Progress", "train_ratio"]
+    from gbistat.training.card import RatioCard
+    from gbistat.training.dataset import ClassifierSet, TrainingPool
+    from gbistat.training.paws_card import PawsCard
+    from gbistat.training.run import MemberFolder, RatioRun
+
+__all__ = ["Progress", "train_member", "train_ratio"]
 
 
 class Progress(Protocol):
@@ -83,17 +86,65 @@ def train_ratio(
 
 
 def _train_member(run: RatioRun, pool: TrainingPool, member: int, progress: Progress | None) -> None:
-    card, folder = run.card, run.member(member)
+    card = run.card
+
+    def sets() -> tuple[Callable[[int], ClassifierSet], ClassifierSet]:
+        train, validate = member_sets(pool, card, member)
+        return lambda _: train, validate
+
+    train_member(
+        card,
+        run.member(member),
+        member,
+        network=lambda: build_network(card, run.scaling, member=member),
+        sets=sets,
+        progress=progress,
+    )
+
+
+def train_member(
+    card: RatioCard | PawsCard,
+    folder: MemberFolder,
+    member: int,
+    *,
+    network: Callable[[], Any],
+    sets: Callable[[], tuple[Callable[[int], ClassifierSet], ClassifierSet]],
+    progress: Progress | None,
+) -> None:
+    """Train one member, or go on with it, until its validation loss says stop.
+
+    Parameters
+    ----------
+    card : RatioCard or PawsCard
+        Card of the training.
+    folder : MemberFolder
+        Where the checkpoints are.
+    member : int
+        Number of the member.
+    network : callable
+        Makes the untrained network; not called where there is a checkpoint.
+    sets : callable
+        Makes the training set as a function of the epoch, and the validation set; not called if nothing is left to do.
+    progress : callable or None
+        Told after every epoch.
+
+    Raises
+    ------
+    FitFailed
+        If a loss is no longer finite.
+    OutputError
+        If a checkpoint cannot be written.
+    """
     history = folder.history()
     now = outlook([epoch.validation_loss for epoch in history], card.optimiser)
     if now.stop:
         return
-    network = folder.load("last") if history else build_network(card, run.scaling, member=member)
-    train, validate = member_sets(pool, card, member)
+    trained = folder.load("last") if history else network()
+    train, validate = sets()
     while not now.stop:
         number = len(history)
         loss, validation_loss = train_epoch(
-            network, train, validate, card, member=member, epoch=number, rate=now.learning_rate
+            trained, train(number), validate, card, member=member, epoch=number, rate=now.learning_rate
         )
         if not np.isfinite([loss, validation_loss]).all():
             raise FitFailed(
@@ -102,12 +153,12 @@ def _train_member(run: RatioRun, pool: TrainingPool, member: int, progress: Prog
             )
         history.append(Epoch(loss, validation_loss, now.learning_rate))
         now = outlook([epoch.validation_loss for epoch in history], card.optimiser)
-        _save(folder, network, history, now.best or 0)
+        _save(folder, trained, history, now.best or 0)
         if progress is not None:
             progress(*_report(card, member, history, stopped=now.stop))
 
 
-def _save(folder: Any, network: Any, history: list[Epoch], best: int) -> None:
+def _save(folder: MemberFolder, network: Any, history: list[Epoch], best: int) -> None:
     try:
         folder.save(network, history, best=best)
     except OSError as problem:
@@ -117,7 +168,7 @@ def _save(folder: Any, network: Any, history: list[Epoch], best: int) -> None:
         ) from None
 
 
-def _report(card: RatioCard, member: int, history: list[Epoch], *, stopped: bool) -> tuple[float, str]:
+def _report(card: RatioCard | PawsCard, member: int, history: list[Epoch], *, stopped: bool) -> tuple[float, str]:
     members, epochs = card.optimiser.members, card.optimiser.epochs
     inside = 1.0 if stopped else len(history) / epochs
     text = (

@@ -16,15 +16,16 @@ from gbistat.data.read import read_events
 from gbistat.errors import EventsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gbistat.data.events import Events
-    from gbistat.training.background_card import BackgroundCard
-    from gbistat.training.card import BackgroundSample, Fractions, RatioCard, SignalSample
+    from gbistat.training.background_card import BackgroundCard, FeatureInput
+    from gbistat.training.card import BackgroundSample, Fractions, InputSpec, RatioCard, SignalSample
+    from gbistat.training.paws_card import PawsCard
     from gbistat.training.sigma_card import SigmaCard
     from gbistat.typing import IntArray, Json
 
-__all__ = ["PARTS", "Sample", "read_sample", "split_indices"]
+__all__ = ["PARTS", "Sample", "check_inputs", "file_sha256", "read_sample", "split_indices", "split_rng"]
 
 PARTS = ("train", "reference", "data")
 
@@ -95,7 +96,7 @@ def split_indices(n_events: int, fractions: Fractions, *, seed: int, file: str) 
     >>> [rows.size for rows in parts.values()]
     [4, 2, 4]
     """
-    rng = np.random.default_rng([seed, zlib.crc32(file.encode())])
+    rng = split_rng(seed, file)
     order = rng.permutation(n_events)
     cumulative = np.cumsum([getattr(fractions, part) for part in PARTS])
     edges = [0, *(round(n_events * float(edge)) for edge in cumulative[:-1]), n_events]
@@ -105,8 +106,32 @@ def split_indices(n_events: int, fractions: Fractions, *, seed: int, file: str) 
     }
 
 
+def check_inputs(events: Events, inputs: Sequence[InputSpec | FeatureInput], path: Path) -> None:
+    """Refuse events whose features have other units than a card says, or lie below the valid range of an input.
+
+    Raises
+    ------
+    EventsError
+        Naming the feature.
+    """
+    for item in inputs:
+        found = events.units[item.name]
+        if found != item.unit:
+            raise EventsError(
+                f"{path}: {item.name!r} is in {found!r}, and the card says {item.unit!r}; correct the card"
+            )
+        below = 0 if item.low is None else int(np.sum(events.feature(item.name) < item.low))
+        if below:
+            raise EventsError(f"{path}: {item.name!r} is below {item.low:g} in {below} events; lower inputs low")
+
+
+def split_rng(seed: int, file: str) -> np.random.Generator:
+    """Source of randomness of the split of a file: the same in every card with that seed."""
+    return np.random.default_rng([seed, zlib.crc32(file.encode())])
+
+
 def read_sample(
-    folder: str | Path, sample: BackgroundSample | SignalSample, card: RatioCard | BackgroundCard | SigmaCard
+    folder: str | Path, sample: BackgroundSample | SignalSample, card: RatioCard | BackgroundCard | PawsCard | SigmaCard
 ) -> Sample:
     """Read a file of the card and split it.
 
@@ -119,23 +144,16 @@ def read_sample(
     if not path.is_file():
         raise EventsError(f"{sample.file} is not in {folder}; give the folder that holds the card's files of events")
     events = read_events(path, features=card.features, mass=card.mass, unit=card.unit)
-    for item in card.inputs:
-        found = events.units[item.name]
-        if found != item.unit:
-            raise EventsError(
-                f"{path}: {item.name!r} is in {found!r}, and the card says {item.unit!r}; correct the card"
-            )
-        below = 0 if item.low is None else int(np.sum(events.feature(item.name) < item.low))
-        if below:
-            raise EventsError(f"{path}: {item.name!r} is below {item.low:g} in {below} events; lower inputs low")
+    check_inputs(events, card.inputs, path)
     parts = split_indices(len(events), sample.split, seed=card.seed, file=sample.file)
-    return Sample(sample.file, _hash_file(path), events, MappingProxyType(parts), card.seed)
+    return Sample(sample.file, file_sha256(path), events, MappingProxyType(parts), card.seed)
 
 
 def _hash_rows(rows: IntArray) -> str:
     return hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
 
 
-def _hash_file(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,194 @@
+"""From a finished training of a parametrised classifier to a model on disk."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gbistat.errors import OutputError, TermError
+from gbistat.terms.metadata import TERM_SCHEMA, TermMetadata
+from gbistat.terms.network import NetworkTerm
+from gbistat.terms.store import member_records, save_model
+from gbistat.terms.validation import validate
+from gbistat.training.card import dump_card
+from gbistat.training.export import (
+    PARITY_EVENTS,
+    REFERENCE_DIGITS,
+    best_network,
+    log_kappa_record,
+    model_spec,
+    training_record,
+    transform_text,
+)
+from gbistat.training.grading import rounded
+from gbistat.training.graph import check_parity, to_onnx
+from gbistat.training.logit_calibration import apply_line
+from gbistat.training.paws_grading import PawsGrader, as_paws_events, fit_paws_shapes
+from gbistat.training.paws_model_card import paws_model_card
+from gbistat.training.paws_run import load_paws_run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gbistat.terms.metadata import Parity
+    from gbistat.terms.store import LoadedModel
+    from gbistat.training.logit_calibration import LogitLine
+    from gbistat.training.paws_card import PawsCard
+    from gbistat.training.paws_run import PawsRun
+    from gbistat.typing import Json
+
+__all__ = ["export_paws"]
+
+PARITY_NODES = 4
+
+
+def export_paws(run_directory: str | Path, output: str | Path, *, overwrite: bool = False) -> LoadedModel:
+    """Write the model of a finished run, whole or not at all.
+
+    Parameters
+    ----------
+    run_directory : path
+        Folder that `gbistat.training.paws.train_paws` filled.
+    output : path
+        Folder of the model, for example ``models/dijet-paws``.
+    overwrite : bool, default False
+        Whether an existing model there is replaced.
+
+    Returns
+    -------
+    LoadedModel
+        The model as it loads from disk.
+
+    Raises
+    ------
+    OutputError
+        If the run is not finished or damaged, or the output cannot be written.
+    TermError
+        If a graph differs from its network by more than 1e-4 in the logit.
+    FitFailed
+        If the fit of a mass shape does not converge.
+    MissingExtra
+        If Keras, its backend or tf2onnx is not installed.
+
+    Notes
+    -----
+    The one ln kappa of the term is the bridge estimate over all masses. Where the masses are free in a fit, kappa at
+    each of them is computed from the reference events that the model carries.
+    """
+    if Path(output).exists() and not overwrite:
+        raise OutputError(f"{output} already exists; choose another place or allow overwriting")
+    run = load_paws_run(run_directory)
+    card, held_out = run.card, run.held_out()
+    lines = [_line(run, member) for member in range(card.optimiser.members)]
+    networks = [best_network(run, member) for member in range(card.optimiser.members)]
+    for network, line in zip(networks, lines, strict=True):
+        apply_line(network, line)
+    graphs = {f"member_{index}.onnx": to_onnx(network) for index, network in enumerate(networks)}
+    shapes, grader = fit_paws_shapes(card, held_out), PawsGrader(card, held_out)
+    draft = _term(run, graphs, log_kappa={"value": 0.0, "sigma": 0.0, "method": "none yet"})
+    parity = check_parity(
+        networks,
+        draft,
+        as_paws_events(grader.parity_rows(PARITY_EVENTS), card),
+        against="Keras networks on held-out signal and background, masses on a grid",
+        points=_grid(card),
+    )
+    study, record = grader.normalise(draft)
+    log_kappa = log_kappa_record(study, record)
+    term = _term(run, graphs, log_kappa=log_kappa, parity=parity)
+    mixed = card.model.reference == "mixed"
+    reference = grader.mixed_reference(term) if mixed else as_paws_events(grader.reference(), card)
+    checks: Any = rounded(
+        {"log_kappa": record, **grader.grade(term, reference), "mass_shapes": shapes.checks},
+    )
+    term = _term(run, graphs, log_kappa=log_kappa, parity=parity, checks=checks)
+    return save_model(
+        output,
+        model_spec(run, shapes),
+        terms=[term],
+        reference=reference,
+        reference_description=_reference_description(card),
+        digits=REFERENCE_DIGITS,
+        files={"README.md": paws_model_card(run, term.metadata, shapes).encode(), "card.yaml": dump_card(card)},
+        overwrite=overwrite,
+    )
+
+
+def _line(run: PawsRun, member: int) -> LogitLine:
+    line = run.line(member)
+    if line is None:
+        raise OutputError(f"{run.directory} is not finished (member {member}); run the training again, it goes on")
+    return line
+
+
+def _grid(card: PawsCard) -> list[dict[str, float]]:
+    axes = [np.linspace(item.low, item.high, PARITY_NODES).tolist() for item in card.parameters]
+    return [dict(zip(card.masses, node, strict=True)) for node in product(*axes)]
+
+
+def _term(
+    run: PawsRun,
+    graphs: Mapping[str, bytes],
+    *,
+    log_kappa: Json,
+    parity: Parity | None = None,
+    checks: Json | None = None,
+) -> NetworkTerm:
+    card = run.card
+    low, high = card.model.valid
+    roles = ["background", "signal", *("signal" for _ in card.benchmarks)]
+    settings: Json = {
+        "symmetric": card.symmetric,
+        "smoothing": card.smoothing,
+        "compare": None if card.compare is None else list(card.compare),
+        "copies": card.copies,
+        "train_range": list(card.train_range),
+        "signal_range": list(card.signal_range),
+        "logit_lines": [asdict(_line(run, member)) for member in range(card.optimiser.members)],
+    }
+    data = {
+        "schema": TERM_SCHEMA,
+        "name": card.term,
+        "kind": "density_ratio",
+        "features": [
+            {
+                "name": item.name,
+                "unit": item.unit,
+                "low": item.low,
+                "high": None,
+                "role": "feature",
+                "transform": transform_text(item.log_offset, item.unit),
+            }
+            for item in card.inputs
+        ],
+        "mass": {"name": card.mass, "unit": card.unit, "low": low, "high": high},
+        "parameters": [
+            {"name": item.name, "unit": item.unit, "low": item.low, "high": item.high} for item in card.parameters
+        ],
+        "combine": "mean_ratio" if len(graphs) > 1 else "none",
+        "members": [item.to_json() for item in member_records(graphs)],
+        "log_kappa": log_kappa,
+        "parity": None if parity is None else parity.to_json(),
+        "training": training_record(run, roles, settings),
+        "checks": checks or {},
+    }
+    metadata = validate(TermMetadata, data, error=TermError, where=f"term {card.term!r}")
+    return NetworkTerm(metadata, tuple(graphs.values()))
+
+
+def _reference_description(card: PawsCard) -> str:
+    low, high = card.model.valid
+    text = (
+        f"background of {card.background.file}, part 'reference' of the split with seed {card.seed}, "
+        f"{low:g} <= {card.mass} < {high:g} {card.unit}; trained nothing"
+    )
+    if card.model.reference == "background":
+        return text
+    return (
+        f"{text}; with it the same part of {card.signal.file}; the weights rho_b / (rho_b + rho_s r), with r averaged over the "
+        "masses of these signal events, make both together stand for background"
+    )

@@ -1,0 +1,276 @@
+"""The model card of a parametrised ratio: what it is, what it was made of, how well it does, where not to use it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from gbistat.terms.metadata import TermMetadata
+    from gbistat.training.grading import MassShapes
+    from gbistat.training.paws_card import PawsCard
+    from gbistat.training.paws_run import PawsRun
+
+__all__ = ["paws_model_card"]
+
+
+def paws_model_card(run: PawsRun, term: TermMetadata, shapes: MassShapes) -> str:
+    """Markdown of a model card, with the numbers of this run.
+
+    Parameters
+    ----------
+    run : PawsRun
+        The run that was exported.
+    term : TermMetadata
+        Its term, with parity, ln kappa and checks.
+    shapes : MassShapes
+        Mass shapes of the model.
+    """
+    card = run.card
+    sections = [
+        f"# {card.name}\n\n{card.description}",
+        _what(card),
+        _data(run),
+        _training(card, term),
+        _normalisation(card, term),
+        _checks(card, term),
+        _mass_shapes(card, shapes),
+        _limits(card),
+        _again(card),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _what(card: PawsCard) -> str:
+    others = ", ".join(f"`{name}`" for name in card.features)
+    a, b = card.parameters
+    ranges = f"`{a.name}` {a.low:g}-{a.high:g} {a.unit}, `{b.name}` {b.low:g}-{b.high:g} {b.unit}"
+    order = (
+        "It is exactly symmetric: the graph orders the masses, smoothly."
+        if card.symmetric
+        else "The masses are not alike."
+    )
+    return f"""## What it is
+
+The term `{card.term}` is the density ratio r(x; theta) = p_s(x; theta) / p_b(x) of the features x = ({others}), with the
+masses theta as parameters: {ranges}. {order} The graphs take the raw features and the masses in the units of
+`term.json` (logarithms and standardisation are inside) and return logits; the members' ratios are averaged. `{card.mass}` selects
+events and is no input: the model adds its distribution as a double-sided Crystal Ball function over a dijet function. In a fit
+the masses are free, kappa(theta) comes from the reference events, and `mu` counts signal events in the window. Valid for
+{_range(card.model.valid)} {card.unit}; the default window is {_range(card.model.window)} {card.unit}."""
+
+
+def _data(run: PawsRun) -> str:
+    card = run.card
+    rows = []
+    for split in run.splits:
+        counts = split["counts"]
+        if "benchmark" in counts:
+            rows.append(f"| `{split['file']}` | benchmark, {counts['benchmark']} events | | | |")
+            continue
+        what = "background" if split["file"] == card.background.file else "signal"
+        rows.append(f"| `{split['file']}` | {what} | {counts['train']} | {counts['reference']} | {counts['data']} |")
+    table = "\n".join(rows)
+    mixed = (
+        "`reference.json` holds the reference background in the valid range and the reference signal of all masses, with weights\n"
+        "rho_b / (rho_b + rho_s r) that make both together stand for background (Shirts and Chodera 2008), r averaged over the\n"
+        "masses of these signal events."
+        if card.model.reference == "mixed"
+        else "`reference.json` holds the reference background in the valid range."
+    )
+    return f"""## Data and splits
+
+Simulated dijets (Pythia 8, parametrised detector, anti-kT jets with R = 1.0) in the layout of the LHC Olympics R&D data. Files
+were split once, with seed {card.seed}; hashes of the files and of the row numbers are in `model.json` under `provenance`. The
+background has the same parts as in every card with this seed.
+
+| file | what | train | reference | data |
+|---|---|---|---|---|
+{table}
+
+*train* learned the networks and stopped their training; *reference* fixed kappa and gave the numbers below; *data* stands for
+data: of the signal it holds whole mass points, {100 * card.signal.split.data:.0f} % of them, so that these masses were never trained.
+
+{mixed}"""
+
+
+def _training(card: PawsCard, term: TermMetadata) -> str:
+    optimiser, training = card.optimiser, _any(term.training)
+    layers = "-".join(str(width) for width in card.network.hidden)
+    slopes = ", ".join(f"{line['slope']:.3f}" for line in training.settings["logit_lines"])
+    compared = (
+        ""
+        if card.compare is None
+        else f", with ln({card.compare[0]} / larger) and ln({card.compare[1]} / smaller) as further inputs"
+    )
+    return f"""## Training
+
+{optimiser.members} networks ({layers} hidden units, {card.network.activation}, dropout {card.network.dropout:g}) were trained with AdamW on bootstrap resamples of
+background in {_range(card.train_range)} {card.unit} and signal in {_range(card.signal_range)} {card.unit}; the events that a resample left out stopped its training
+({training.epochs} epochs in all, mean validation loss {training.validation_loss:.4f}). Both classes count equally. In every epoch each background event
+is used {card.copies} times, with masses drawn anew from those of the signal events: both classes have one distribution of the masses, and the
+logit is ln r(x; theta) (Baldi et al., arXiv:1601.07913). The events left out also calibrated each member's logits by a straight
+line, which is in the graphs (slopes {slopes}: below 1 the network was too sure). The masses a, b enter as (a + b) / 2 +- sqrt((a - b)^2 / 4 + ({card.smoothing:g} GeV)^2){compared}."""
+
+
+def _normalisation(card: PawsCard, term: TermMetadata) -> str:
+    kappa, record = _any(term.log_kappa), _dict(term.checks["log_kappa"])
+    mean, bridge, difference = record["mean_over_background"], record["bridge"], record["bridge_minus_mean"]
+    scatter = (
+        f"scatter {record['scatter_over_larger_mass']:.4f}"
+        if record["scatter_over_larger_mass"] > 0
+        else "no significant scatter"
+    )
+    rows = "\n".join(
+        f"| {row[card.masses[0]]:g}, {row[card.masses[1]]:g} | {row['background']:.3f} +- {row['background_sigma']:.3f} | "
+        f"{row['background_effective_size']:.0f} | {row['reference']:.3f} +- {row['reference_sigma']:.3f} | "
+        f"{row['reference_effective_size']:.0f} |"
+        for row in map(_dict, term.checks["nodes"])  # type: ignore[arg-type]
+    )
+    return f"""## Normalisation
+
+ln kappa over all masses = {kappa.value:.4f} +- {kappa.sigma:.4f} (bridge estimator, Bennett 1976, on {record["n_signal"]} signal and
+{record["n_background"]} background events that trained nothing: {bridge["value"]:.4f} +- {bridge["sigma"]:.4f}; from the mean over background: {mean["value"]:.4f} +- {mean["sigma"]:.4f};
+difference {difference["value"]:.4f} +- {difference["sigma"]:.4f}; {scatter} between bins of the larger mass, p = {record["scatter_p_value"]:.2f}).
+
+E_b[r], which should be 1, at nodes over the masses: over the held-out background alone (most samples of so skewed a variable
+have a mean below 1, and its own spread is no honest error), and over the reference events of the model, with effective sizes:
+
+| masses (GeV) | background | events | reference | events |
+|---|---|---|---|---|
+{rows}"""
+
+
+def _checks(card: PawsCard, term: TermMetadata) -> str:
+    held_out, parity = _dict(term.checks["held_out"]), _any(term.parity)
+    unseen = [_dict(row) for row in _list(term.checks["masses_never_trained"])]
+    benchmarks = "\n".join(_benchmark_row(card, _dict(row)) for row in _list(term.checks["benchmarks"]))
+    shares = "\n".join(
+        f"| {row['low']:g}-{row['high']:g} | {row['n_signal']} + {row['n_background']} | {row['predicted']:.5f} | "
+        f"{row['observed']:.5f} +- {row['sigma']:.5f} |"
+        for row in map(_dict, held_out["calibration"])
+    )
+    means = "\n".join(
+        f"| {row['low']:g}-{row['high']:g} | {_mean(row.get('background'))} | {_mean(row.get('signal'))} |"
+        for row in map(_dict, _list(term.checks["mean_share_by_mass"]))
+    )
+    return f"""## Checks on held-out events
+
+Keras and ONNX differ by at most {parity.max_abs:.1e} in the logit on {parity.n_events} events. All masses together: AUC {held_out["auc"]:.4f}.
+{_unseen_text(unseen)}
+
+| masses (GeV) | signal | AUC | SIC at a false positive rate of 1e-3 | closure |
+|---|---|---|---|---|
+{benchmarks}
+
+(closure: fitted over true share, for a share of 1 %, of a mixture of held-out events, features only.)
+
+Calibration: share of signal among events with predicted share c = r / (1 + r), classes balanced:
+
+| c | signal + background | predicted | observed |
+|---|---|---|---|
+{shares}
+
+Mean of c in bins of the resonance's mass, masses of the daughters drawn from the signal's. It is flat for a background whose features
+do not change with the mass; signal events in the tails of the peak have lost part of a jet:
+
+| mass ({card.unit}) | background | signal |
+|---|---|---|
+{means}"""
+
+
+def _mean(item: dict[str, Any] | None) -> str:
+    return "" if item is None else f"{item['mean']:.3f} +- {item['sigma']:.3f} ({item['n']})"
+
+
+def _unseen_text(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "No mass point was kept whole with events enough to be graded."
+    auc = np.array([row["auc"] for row in rows])
+    ratio = np.array([row["closure"]["fitted_over_true"] for row in rows])
+    sigma = np.array([row["closure"]["sigma"] for row in rows])
+    pulls = (ratio - 1.0) / sigma
+    return (
+        f"At {len(rows)} mass points that were never trained: AUC {auc.min():.3f} to {auc.max():.3f} (median {np.median(auc):.3f}); closure "
+        f"{np.mean(ratio):.3f} on average,\nscatter {np.std(ratio):.3f} where {np.sqrt(np.mean(sigma**2)):.3f} is expected, mean pull {np.mean(pulls):.2f} "
+        "(the points share the background).\n"
+        f"With kappa at each of these masses: from the reference events {_with_kappa(rows, 'reference')}; from the background alone "
+        f"{_with_kappa(rows, 'background')}."
+    )
+
+
+def _with_kappa(rows: list[dict[str, Any]], source: str) -> str:
+    ratio = np.array([row["closure_with_kappa_from"][source]["fitted_over_true"] for row in rows])
+    return f"{np.mean(ratio):.3f}, scatter {np.std(ratio):.3f}"
+
+
+def _benchmark_row(card: PawsCard, row: dict[str, Any]) -> str:
+    masses = ", ".join(f"{row[name]:g}" for name in card.masses)
+    improvement, found = row.get("significance_improvement"), row["closure"]
+    text = "" if improvement is None else f"{improvement['value']:.1f} +- {improvement['sigma']:.1f}"
+    return (
+        f"| {masses} | {row['n_signal']} | {row['auc']:.4f} | {text} | "
+        f"{found['fitted_over_true']:.2f} +- {found['sigma']:.2f} |"
+    )
+
+
+def _mass_shapes(card: PawsCard, shapes: MassShapes) -> str:
+    values = ", ".join(
+        f"{name} {value:.5g} +- {shapes.signal.errors[name]:.2g}" for name, value in shapes.signal.values.items()
+    )
+    rows = "\n".join(
+        f"| `{file}` | {check['n_events']} | {check['chi2']:.1f} / {check['degrees_of_freedom']} | {check['p_value']:.2g} |"
+        for file, check in shapes.checks.items()
+    )
+    return f"""## Mass shapes
+
+The double-sided Crystal Ball function was fitted to the signal's training part of all masses, in units of the resonance mass:
+{values}. One shape stands for all masses of the daughters. The background's dijet function is fitted to the
+sidebands at each use; below, to the held-out background. Chi-square in bins of equal expectation:
+
+| file | events | chi2 / dof | p |
+|---|---|---|---|
+{rows}"""
+
+
+def _limits(card: PawsCard) -> str:
+    spurious = (
+        f"The model carries a spurious signal of {card.model.spurious_signal:g} events."
+        if card.model.spurious_signal
+        else "The model carries no spurious signal."
+    )
+    return f"""## Limits of use
+
+- Resonances of {card.signal.resonance:g} {card.unit} only, with daughters that decay as in `{card.signal.file}`.
+- The background is simulation; in data it must be checked in the sidebands. {spurious}
+- The signal's features are those in {_range(card.signal_range)} {card.unit}; in other windows they are slightly different.
+- Features and resonance mass of the signal are taken as independent inside the window.
+- The reference events are one finite sample; kappa, Asimov sets and templates made of them share its fluctuations. Their weights
+  are as right as the ratio."""
+
+
+def _again(card: PawsCard) -> str:
+    return f"""## Making it again
+
+    gbistat train paws card.yaml --events FOLDER --output RUN
+    gbistat export RUN --output MODEL
+
+The same versions of the libraries (`training.library_versions` in `term.json`) on the same kind of processor give the same
+weights, also when the training was interrupted. Seed: {card.seed}."""
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:g}-{interval[1]:g}"
+
+
+def _any(item: Any) -> Any:
+    return item
+
+
+def _dict(item: Any) -> dict[str, Any]:
+    return dict(item)
+
+
+def _list(item: Any) -> list[Any]:
+    return list(item)
