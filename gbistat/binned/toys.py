@@ -174,7 +174,7 @@ def _statistics(batch: BatchNLL, truth: FloatArray, tested: float, statistic: st
     at = best.theta.copy()
     at[:, index] = tested
     conditional = fit_batch(batch, at, held)
-    if batch.nll.is_folded:
+    if batch.nll.unfolded(truth) is not None:
         begin = start.copy()
         begin[:, index] = tested
         conditional = _lower(conditional, fit_batch(batch, begin, held))
