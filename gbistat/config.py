@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from gbistat.data.events import ENERGY_UNITS
 from gbistat.errors import CardError, OptionError
+from gbistat.inference.method_options import MethodOptions
 from gbistat.terms.model_spec import ModelSpec
 from gbistat.terms.store import LoadedModel, inline_model, load_model
-from gbistat.terms.validation import Interval, Record, Text, validate
+from gbistat.terms.validation import Count, Interval, Positive, Record, Text, validate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,6 +71,29 @@ def _which(value: Any) -> str:
 ModelEntry = Annotated[Annotated[Text, Tag("name")] | Annotated[ModelSpec, Tag("inline")], Discriminator(_which)]
 
 
+class MethodCard(Record):
+    """How intervals on the parameter of interest are made; see :class:`gbistat.inference.methods.MethodOptions`.
+
+    Parameters
+    ----------
+    name : str
+        "profile", "feldman-cousins", "neyman", "cls" or "cls-toys"; a card may give this name alone.
+    seed, precision, min_toys, max_toys, form
+        Of methods by toys.
+    """
+
+    name: Text = "profile"
+    seed: Annotated[int, Field(strict=True, ge=0)] | None = None
+    precision: Positive | None = None
+    min_toys: Count | None = None
+    max_toys: Count | None = None
+    form: Literal["compressed", "exact"] | None = None
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
 class RunCard(Record):
     """Content of a run card; everything may be left out, and the command line overrides it."""
 
@@ -78,6 +102,8 @@ class RunCard(Record):
     events: EventsCard | None = None
     windows: Annotated[tuple[Interval, ...], Field(min_length=1)] | None = None
     cl: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    method: Annotated[MethodCard, BeforeValidator(_named)] | None = None
+    ensemble: Literal["mean", "profiled"] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,12 +146,15 @@ class RunOptions:
         In GeV; at least one.
     cl : float
         Confidence level of limits and of the wider interval.
+    method : MethodOptions
+        How intervals on the parameter of interest are made.
     """
 
     model: LoadedModel
     source: EventsSource
     windows: tuple[tuple[float, float], ...]
     cl: float = 0.95
+    method: MethodOptions = field(default_factory=MethodOptions)
 
 
 def demo_events() -> Path:
@@ -186,6 +215,8 @@ def resolve_options(
     tree: str | None = None,
     windows: Sequence[tuple[float, float]] = (),
     cl: float | None = None,
+    method: Mapping[str, object] | None = None,
+    ensemble: Literal["mean", "profiled"] | None = None,
 ) -> RunOptions:
     """Put a card and explicit choices together; explicit ones win, and the shipped model and events fill the rest.
 
@@ -194,13 +225,16 @@ def resolve_options(
     CardError
         If there are no events and the model is not the shipped one, or no window anywhere.
     OptionError
-        If the confidence level is not between 0 and 1.
+        If the confidence level is not between 0 and 1, or an option of the method makes no sense.
     ModelError, TermError
         If the model cannot be loaded.
     """
     card = card or RunCard()
     chosen = model if model is not None else card.model
     loaded = inline_model(chosen) if isinstance(chosen, ModelSpec) else load_model(chosen or DEFAULT_MODEL)
+    if (treatment := ensemble or card.ensemble) is not None:
+        signal = loaded.spec.signal.model_copy(update={"ensemble": treatment})
+        loaded = replace(loaded, spec=loaded.spec.model_copy(update={"signal": signal}))
     source = _source(card.events, events, loaded)
     source = replace(
         source,
@@ -215,7 +249,15 @@ def resolve_options(
     level = cl if cl is not None else (card.cl if card.cl is not None else 0.95)
     if not 0.0 < level < 1.0:
         raise OptionError(f"confidence level {level:g} must lie between 0 and 1, for example 0.95")
-    return RunOptions(loaded, source, tuple((float(a), float(b)) for a, b in chosen_windows), level)
+    ends = tuple((float(a), float(b)) for a, b in chosen_windows)
+    return RunOptions(loaded, source, ends, level, _method(card.method, method or {}))
+
+
+def _method(card: MethodCard | None, explicit: Mapping[str, object]) -> MethodOptions:
+    """Options of the method: those given explicitly, then those of the card."""
+    chosen: dict[str, Any] = {} if card is None else {k: v for k, v in card.model_dump().items() if v is not None}
+    chosen |= {name: value for name, value in explicit.items() if value is not None}
+    return MethodOptions(**chosen)
 
 
 def _own_window(model: LoadedModel) -> tuple[tuple[float, float], ...]:

@@ -13,6 +13,8 @@
     |-- OptionError      (ValueError)    an option of a function: confidence level, method, tolerance
     |-- FitFailed        (RuntimeError)  a minimisation that did not end in a valid minimum
     |-- ScanRangeError   (RuntimeError)  a scan that ends before its answer is reached
+    |-- CampaignError    (RuntimeError)  a campaign of toys: its workers, its scheduler, what they return
+    |-- ToyFileError     (ValueError)    a file of toys: damaged, foreign, or of another campaign
     |-- OutputError      (OSError)       a place where results cannot be written
     `-- MissingExtra     (ImportError)   an optional package that is not installed
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "CampaignError",
     "CardError",
     "EventsError",
     "FitFailed",
@@ -39,6 +42,7 @@ __all__ = [
     "ParameterError",
     "ScanRangeError",
     "TermError",
+    "ToyFileError",
     "UnitsError",
     "WindowError",
     "nearest",
@@ -87,6 +91,14 @@ class FitFailed(GbistatError, RuntimeError):
 
 class ScanRangeError(GbistatError, RuntimeError):
     """A scan ends before the answer is reached."""
+
+
+class CampaignError(GbistatError, RuntimeError):
+    """A campaign of toys cannot go on: no workers, no scheduler, or results that do not fit."""
+
+
+class ToyFileError(GbistatError, ValueError):
+    """A file of toys is damaged, foreign, or belongs to another campaign."""
 
 
 class OutputError(GbistatError, OSError):

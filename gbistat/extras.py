@@ -12,16 +12,19 @@ from gbistat.errors import MissingExtra
 
 __all__ = [
     "awkward",
+    "distributed",
     "h5py",
     "hist",
     "jsonpatch",
     "keras",
     "mplhep",
+    "numba",
     "onnxruntime",
     "pyarrow",
     "pyhf",
     "pyplot",
     "tensorflow",
+    "threadpoolctl",
     "uproot",
     "vector",
 ]
@@ -95,6 +98,16 @@ def mplhep() -> Any:
     return _load("mplhep", "drawing plots", "gbistat")
 
 
+def distributed() -> Any:
+    """Dask's distributed, which runs toys on a cluster (extra ``cluster``)."""
+    return _load("distributed", "running toys on a Dask cluster", "gbistat[cluster]")
+
+
+def threadpoolctl() -> Any:
+    """threadpoolctl, which sets the number of threads of linear algebra."""
+    return _load("threadpoolctl", "running toys", "gbistat")
+
+
 def tensorflow() -> Any:
     """TensorFlow (extra ``train``)."""
     return _load("tensorflow", "training a network", "gbistat[train]")
@@ -103,3 +116,8 @@ def tensorflow() -> Any:
 def keras() -> Any:
     """Keras 3 (extra ``train``)."""
     return _load("keras", "training a network", "gbistat[train]")
+
+
+def numba() -> Any:
+    """numba, which compiles loops (extra ``fast``)."""
+    return _load("numba", "compiled loops", "gbistat[fast]")

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gbistat.config import RunCard, RunOptions
     from gbistat.data.events import Events
     from gbistat.fit.result import FitResult
+    from gbistat.inference.methods import MethodResult
     from gbistat.likelihood.reference import Reference
     from gbistat.terms.store import LoadedModel
     from gbistat.typing import Json
@@ -296,12 +297,13 @@ def _over_windows(
         source=str(options.source.path),
         n_read=len(events),
         cl=options.cl,
+        ensemble=options.model.spec.signal.ensemble,
         outcomes=tuple(outcomes),
         failures=tuple(failures),
     )
 
 
-def _fit_window(options: RunOptions, analysis: Analysis, steps: Steps) -> FitOutcome:
+def _fit_window(options: RunOptions, analysis: Analysis, steps: Steps, *, own_intervals: bool = True) -> FitOutcome:
     window = analysis.window
     with steps(f"{window}: fit and intervals"):
         best = fit(analysis.nll, options=FitOptions(minimizer="migrad")).raise_if_invalid()
@@ -316,8 +318,30 @@ def _fit_window(options: RunOptions, analysis: Analysis, steps: Steps) -> FitOut
         density = analysis.signal_density(best.as_dict())
         n_signal = float(analysis.nll.mixture.yields(best.values)[0])
         spectrum = mass_spectrum(analysis.spectrum, analysis.sidebands, density, n_signal)
+    by_method = None
+    if options.method.name != "profile" and own_intervals:
+        by_method = _by_method(options, analysis, steps, best, None, significance=False)
     notes = [note for results in intervals.values() for result in results for note in result.notes]
-    return FitOutcome(window, analysis, best, intervals, spectrum, (*_warnings(analysis, best), *notes))
+    warnings = tuple(dict.fromkeys((*_warnings(analysis, best), *notes)))
+    return FitOutcome(window, analysis, best, intervals, spectrum, warnings, by_method=by_method)
+
+
+def _by_method(
+    options: RunOptions,
+    analysis: Analysis,
+    steps: Steps,
+    best: FitResult,
+    references: tuple[Reference, ...] | None,
+    *,
+    significance: bool,
+) -> MethodResult:
+    """Intervals on the parameter of interest by the method asked for."""
+    from gbistat.inference.methods import intervals_by_method
+
+    with steps(f"{analysis.window}: {options.method.name}" + (" (toys)" if options.method.by_toys else "")):
+        return intervals_by_method(
+            analysis, _levels(options.cl), options.method, best=best, references=references, significance=significance
+        )
 
 
 def _levels(cl: float) -> tuple[float, ...]:
@@ -334,7 +358,7 @@ def _free_shape_parameters(analysis: Analysis) -> list[str]:
 
 
 def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, binned: bool) -> LimitsOutcome:
-    base = _fit_window(options, analysis, steps)
+    base = _fit_window(options, analysis, steps, own_intervals=False)
     window, nll, best, poi = base.window, analysis.nll, base.fit, base.poi
     warnings = list(base.warnings)
     reference: Reference | None = analysis.reference
@@ -355,6 +379,9 @@ def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, bin
         high = best.value(poi) + 4 * best.error(poi) if wide.high is None else wide.high + best.error(poi)
         scan = profile_scan(nll, poi, _scan_grid(analysis, low, high, best.value(poi)), best=best)
     warnings += limit.notes
+    by_method = None
+    if options.method.name != "profile":
+        by_method = _by_method(options, analysis, steps, best, (reference,), significance=True)
     twins: list[BinnedResult] = []
     if binned:
         with steps(f"{window}: binned cross-check with pyhf"):
@@ -365,7 +392,8 @@ def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, bin
         fit=best,
         intervals=base.intervals,
         spectrum=base.spectrum,
-        warnings=tuple(warnings),
+        warnings=tuple(dict.fromkeys(warnings)),
+        by_method=by_method,
         limit=limit,
         scan=scan,
         cls_scan=cls_scan,

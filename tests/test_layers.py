@@ -22,7 +22,7 @@ LAYERS = (
     ("binned", "diagnostics"),
     ("plotting",),
     ("report",),
-    ("workflow", "config"),
+    ("workflow", "toy_workflow", "coverage_workflow", "config"),
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -46,6 +46,8 @@ DOORS = {
     "h5py": "data",
     "pyarrow": "data",
     "yaml": ("config", "training"),
+    "distributed": "inference",
+    "threadpoolctl": "inference",
 }
 
 

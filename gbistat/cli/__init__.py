@@ -21,6 +21,11 @@ VERBS = {
     "limits": ("gbistat.cli.results", "Intervals, CLs upper limit with expected band, significance, pyhf beside it."),
     "compare": ("gbistat.cli.results", "Unbinned result beside binned ones; the cost of binning."),
     "export-workspace": ("gbistat.cli.workspaces", "Write the binned twin as a HistFactory workspace for pyhf."),
+    "toys": ("gbistat.cli.toys", "Throw toys: on one core, many, or a cluster; merge their files."),
+    "coverage": (
+        "gbistat.cli.coverage",
+        "Measure on toys how often intervals and limits of your model hold the truth.",
+    ),
     "model": ("gbistat.cli.inspect", "Look at exported models."),
     "events": ("gbistat.cli.inspect", "Look at files of events."),
     "train": ("gbistat.cli.training", "Train a network (needs the extra 'train')."),

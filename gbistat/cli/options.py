@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from gbistat.config import RunOptions
 
-__all__ = ["common", "run_options"]
+__all__ = ["common", "method", "run_options", "source"]
 
-_OPTIONS = (
+_SOURCE = (
     click.argument("card", required=False, type=click.Path(path_type=Path)),
     click.option(
         "--card",
@@ -33,28 +33,63 @@ _OPTIONS = (
     ),
     click.option("--events", type=click.Path(path_type=Path), help="File of events: .h5, .root, .parquet or .npz."),
     click.option("--model", help="Name of a shipped model, or folder of an exported one."),
+    click.option(
+        "--ensemble",
+        type=click.Choice(["mean", "profiled"]),
+        help="Mean of an ensemble of ratios, or its spread profiled too.  [default: the model's, else mean]",
+    ),
     click.option("--unit", help="Energy unit of the file of events, for example TeV.  [default: GeV]"),
     click.option(
         "--map", "mapping", multiple=True, metavar="NAME=COLUMN", help="Name of a mass or feature in the file: mass=M."
     ),
     click.option("--weights", help="Column of event weights."),
     click.option("--tree", help="TTree or RNTuple of a ROOT file, key of an HDF5 file, where there are several."),
+)
+_RESULTS = (
     click.option("--cl", type=float, help="Confidence level of limits and of the wider interval.  [default: 0.95]"),
     click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Write plots and JSON there."),
     click.option("--json", "json_path", metavar="FILE", help="Write JSON to a file, or to standard output (-)."),
-    click.option("--debug", is_flag=True, help="Show the traceback of an error."),
 )
+_METHOD = (
+    click.option(
+        "--method",
+        type=click.Choice(["profile", "feldman-cousins", "neyman", "cls", "cls-toys"]),
+        help="Of intervals on the parameter of interest; feldman-cousins, neyman and cls-toys throw toys.  [default: profile]",
+    ),
+    click.option("--seed", type=click.IntRange(min=0), help="Seed of toys.  [default: 1]"),
+    click.option("--precision", type=float, help="Relative Monte Carlo error at which toys stop.  [default: 0.02]"),
+    click.option("--min-toys", type=int, help="Least toys at a tested value."),
+    click.option("--max-toys", type=int, help="Most toys: for an interval, or at a tested value of cls-toys."),
+    click.option(
+        "--form", type=click.Choice(["compressed", "exact"]), help="Of toys: cells or events.  [default: compressed]"
+    ),
+    click.option("--jobs", type=int, help="Processes that throw toys; the result does not depend on it.  [default: 1]"),
+)
+_DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 
 def common(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the shared options to a verb."""
+    """Add the shared options to a verb: where model and events come from, and where results go."""
+    return _add((*_SOURCE, *_RESULTS, _DEBUG), function)
 
+
+def method(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how intervals on the parameter of interest are made."""
+    return _add(_METHOD, function)
+
+
+def source(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say where model and events come from."""
+    return _add((*_SOURCE, _DEBUG), function)
+
+
+def _add(options: tuple[Callable[..., Any], ...], function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
     decorated: Callable[..., Any] = wrapper
-    for option in reversed(_OPTIONS):
+    for option in reversed(options):
         decorated = option(decorated)
     return decorated
 
@@ -69,7 +104,10 @@ def run_options(
     mapping: tuple[str, ...],
     weights: str | None,
     tree: str | None,
-    cl: float | None,
+    cl: float | None = None,
+    ensemble: Literal["mean", "profiled"] | None = None,
+    method: str | None = None,
+    **toys: int | float | str | None,
 ) -> RunOptions:
     """Card and options of the command line as one frozen object.
 
@@ -101,4 +139,6 @@ def run_options(
         tree=tree,
         windows=windows,
         cl=cl,
+        ensemble=ensemble,
+        method={"name": method, **toys},
     )

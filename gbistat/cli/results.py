@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gbistat.cli.options import common, run_options
+from gbistat.cli.options import common, method, run_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,8 +23,9 @@ __all__ = ["compare_command", "fit_command", "limits_command", "progress"]
 
 @click.command("fit")
 @common
+@method
 def fit_command(**options: Any) -> int:
-    """Fit signal strength and background in a window, with profile intervals.
+    """Fit signal strength and background in a window, with intervals.
 
     Without a card, model and events the shipped ones are used.
     """
@@ -35,6 +36,7 @@ def fit_command(**options: Any) -> int:
 
 @click.command("limits")
 @common
+@method
 @click.option("--no-binned", is_flag=True, help="Skip the binned cross-check with pyhf.")
 def limits_command(no_binned: bool, **options: Any) -> int:
     """Intervals, CLs upper limit with its expected band, local significance, and the binned pyhf result beside them.

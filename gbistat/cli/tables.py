@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from gbistat.inference.neyman_results import ToyInterval
 from gbistat.report.outcomes import LimitsOutcome
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from gbistat.binned.convergence import Convergence, Differences
     from gbistat.binned.results import BinnedResult
     from gbistat.inference.results import IntervalResult, LimitResult
+    from gbistat.inference.toy_limit_results import ToyLimit
     from gbistat.report.outcomes import FitOutcome, Report
 
 __all__ = ["number", "segments", "show"]
@@ -44,13 +46,30 @@ def segments(interval: IntervalResult, error: float) -> str:
     return " or ".join(f"[{number(low, error)}, {number(high, error)}]" for low, high in interval.segments)
 
 
+def toy_segments(interval: IntervalResult) -> str:
+    """Interval with the Monte Carlo errors of its ends, if it is by toys."""
+    if not isinstance(interval, ToyInterval):
+        low = interval.low if interval.low is not None else math.nan
+        high = interval.high if interval.high is not None else math.nan
+        return segments(interval, 0.1 * abs(high - low))
+    pieces = []
+    for ends, errors in zip(interval.segments, interval.errors, strict=True):
+        texts = [
+            number(end, error) + (f" +- {number(error, error)}" if end is not None and error else "")
+            for end, error in zip(ends, errors, strict=True)
+        ]
+        pieces.append(f"[{', '.join(texts)}]")
+    return " or ".join(pieces)
+
+
 def show(report: Report) -> None:
     """Print a report to standard output."""
     console = Console(highlight=False)
     width = 120 if not console.is_terminal else None
     console = Console(highlight=False, width=width)
     console.print(
-        f"model {report.model} (sha256 {report.model_sha256[:12]}), {report.n_read} events in the fit range from {report.source}"
+        f"model {report.model} (sha256 {report.model_sha256[:12]}){', ensemble profiled' if report.ensemble == 'profiled' else ''}, "
+        f"{report.n_read} events in the fit range from {report.source}"
     )
     for outcome in report.outcomes:
         if report.verb == "fit" or not isinstance(outcome, LimitsOutcome):
@@ -79,7 +98,10 @@ def _show_fit(console: Console, outcome: FitOutcome) -> None:
             cells[k] = segments(interval, fit.error(name))
         fixed = " (fixed)" if name in fit.fixed else ""
         table.add_row(name + fixed, number(fit.value(name), fit.error(name)), f"{fit.error(name):.2g}", *cells)
+        if name == outcome.poi and outcome.by_method is not None:
+            table.add_row(f"  by {_method_title(outcome)}", "", "", *[toy_segments(i) for i in outcome.poi_intervals])
     console.print(table)
+    _show_toys(console, outcome)
     sidebands = outcome.analysis.sidebands
     if sidebands is not None:
         g = sidebands.goodness
@@ -99,14 +121,28 @@ def _show_limits(console: Console, outcome: LimitsOutcome) -> None:
     for k, interval in enumerate(outcome.intervals[poi]):
         twins = [segments(t.intervals[k], t.error) if k < len(t.intervals) else "" for t in outcome.binned]
         table.add_row(f"  {100 * interval.cl:.4g} % interval", segments(interval, error), *twins)
+    if outcome.by_method is not None:
+        for interval in outcome.poi_intervals:
+            name = f"  {100 * interval.cl:.4g} % {_method_title(outcome)}"
+            table.add_row(name, toy_segments(interval), *[""] * len(outcome.binned))
     table.add_row("local significance", f"{outcome.discovery.z:.2f}", *[f"{t.discovery.z:.2f}" for t in outcome.binned])
     table.add_row("  p-value", _p_value(outcome.discovery.p0), *[_p_value(t.discovery.p0) for t in outcome.binned])
+    toys = outcome.by_method.p0 if outcome.by_method is not None else None
+    if toys is not None:
+        bound = f"below {_p_value(toys.p_at_most)}" if toys.p == 0 else f"{_p_value(toys.p)} +- {_p_value(toys.error)}"
+        table.add_row("  p-value by toys", bound, *[""] * len(outcome.binned))
     name = f"{100 * outcome.limit.cl:.4g} % CLs limit"
     limits = [outcome.limit, *[t.limit for t in outcome.binned]]
     table.add_row(f"{name}, observed", *[number(limit.observed) for limit in limits])
     table.add_row("  expected", *[number(limit.expected[2]) for limit in limits])
     table.add_row("  expected, 1 sigma", *[_band(limit, 1, 3) for limit in limits])
     table.add_row("  expected, 2 sigma", *[_band(limit, 0, 4) for limit in limits])
+    if outcome.toy_limit is not None:
+        found, blank = outcome.toy_limit, [""] * len(outcome.binned)
+        table.add_row("  by toys, observed", _value(found.observed, found.error), *blank)
+        table.add_row("  by toys, expected", _value(found.expected[2], found.expected_errors[2]), *blank)
+        table.add_row("  by toys, 1 sigma", _band(found, 1, 3), *blank)
+        table.add_row("  by toys, 2 sigma", _band(found, 0, 4), *blank)
     if "n_bkg" in fit.names:
         table.add_row("background events", _value(fit.value("n_bkg"), fit.error("n_bkg")), *[""] * len(outcome.binned))
     sidebands = outcome.analysis.sidebands
@@ -114,6 +150,7 @@ def _show_limits(console: Console, outcome: LimitsOutcome) -> None:
         predicted = _value(sidebands.expected, sidebands.expected_error)
         table.add_row("  predicted by sidebands", predicted, *[""] * len(outcome.binned))
     console.print(table)
+    _show_toys(console, outcome)
 
 
 def _show_comparison(console: Console, outcome: LimitsOutcome) -> None:
@@ -221,7 +258,30 @@ def _p_value(p: float) -> str:
     return f"{p:.2g}" if p > 0 else "< 1e-300"
 
 
-def _band(limit: LimitResult, low: int, high: int) -> str:
+def _method_title(outcome: FitOutcome) -> str:
+    names = {"feldman-cousins": "Feldman-Cousins", "neyman": "Neyman", "cls": "CLs", "cls-toys": "toy CLs"}
+    return names[outcome.method]
+
+
+def _show_toys(console: Console, outcome: FitOutcome) -> None:
+    """How many toys, what they were drawn from, and what they say about the asymptotic formulas."""
+    if outcome.by_method is None:
+        return
+    for note in outcome.by_method.notes:
+        console.print(f"note {outcome.window}: {note}", soft_wrap=True)
+    if not outcome.by_method.options.by_toys:
+        return
+    done, options = outcome.by_method, outcome.by_method.options
+    pools = "; ".join(
+        f"{pool.n_points} nodes of quadrature"
+        if pool.kind == "quadrature"
+        else f"{pool.n_points} points of effective size {pool.background_size:.0f} for {pool.expected:.0f} expected events"
+        for pool in done.pools
+    )
+    console.print(f"{done.n_toys} {options.form} toys with seed {options.seed}, drawn from {pools}")
+
+
+def _band(limit: LimitResult | ToyLimit, low: int, high: int) -> str:
     return f"{number(limit.expected[low])} to {number(limit.expected[high])}"
 
 

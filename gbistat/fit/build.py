@@ -14,6 +14,7 @@ from gbistat.errors import EventsError, GbistatError, ModelError, WindowError
 from gbistat.fit.sidebands import fit_sidebands
 from gbistat.likelihood.components import Component, Factor, LogRatio, MassFactor, Yield
 from gbistat.likelihood.constraints import NormalConstraint
+from gbistat.likelihood.ensemble import with_ensemble_directions
 from gbistat.likelihood.model import Model
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.parameters import Parameter
@@ -28,7 +29,7 @@ from gbistat.terms.density import MassDensity
 from gbistat.terms.shapes.registry import SHAPES, make_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gbistat.data.events import Events
     from gbistat.fit.sidebands import SidebandFit
@@ -155,6 +156,8 @@ def build_analysis(
         in_window, problem = _pool_in_window(pool.to_unit(spec.mass.unit), window)
         warnings += [problem] if problem else []
     model = builder.model()
+    if spec.signal.ensemble == "profiled":
+        model = _with_ensembles(model, builder.ratios, in_window)
     size = 0.0
     if builder.kappa_sigma > 0 or spec.signal.spurious.sigma:
         background = background_nodes(model) if not needs_pool(model) else in_window
@@ -174,6 +177,20 @@ def build_analysis(
                 f"about {100 / math.sqrt(reference.effective_size):.0f} %"
             )
     return Analysis(model, nll, inside, events, sidebands, reference, size, tuple(warnings))
+
+
+def _with_ensembles(model: Model, terms: Sequence[NetworkTerm], pool: Events | None) -> Model:
+    """Model with the spread of each ensemble as nuisance parameters."""
+    if not terms:
+        raise ModelError("signal.ensemble is 'profiled', and the signal has no ratio; set it to 'mean'")
+    if pool is None:
+        raise ModelError(
+            "signal.ensemble is 'profiled', which needs reference events in the window: the density has to stay normalised; give "
+            "the model some, or set signal.ensemble to 'mean'"
+        )
+    for term in terms:
+        model = with_ensemble_directions(model, term, pool)
+    return model
 
 
 def _with_spurious_signal(model: Model, events: Events, kappa: float, spurious: float) -> tuple[Model, float]:
@@ -263,9 +280,14 @@ class _Builder:
         self.constraints: list[Constraint] = []
 
     @property
+    def ratios(self) -> list[NetworkTerm]:
+        """Ratio terms of the signal."""
+        return [self._term(name) for name in self.spec.signal.ratios]
+
+    @property
     def kappa_sigma(self) -> float:
         """Standard deviation of the log normalisation of all ratios together."""
-        kappas = [self._term(name).metadata.log_kappa for name in self.spec.signal.ratios]
+        kappas = [term.metadata.log_kappa for term in self.ratios]
         return math.sqrt(sum(kappa.sigma**2 for kappa in kappas if kappa is not None))
 
     def model(self) -> Model:

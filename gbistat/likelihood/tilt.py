@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gbistat.likelihood.model import Model
     from gbistat.typing import FloatArray
 
-__all__ = ["Tilt", "spurious_signal_tilt"]
+__all__ = ["Tilt", "log_density_ratio", "spurious_signal_tilt"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +174,13 @@ def spurious_signal_tilt(
     size = math.hypot(n_background * kappa / information, spurious)
     scale = size / max(n_background, 1.0) * information / variance
     return Tilt(parameter, signal, background, start, fraction, scale, log_norm, scale * score, share), size
+
+
+def log_density_ratio(model: Model, events: Events) -> FloatArray:
+    """Log ratio of the densities of signal and background at the start values, shape (n,)."""
+    signal = model.component(model.signal)
+    (background,) = (component for component in model.components if component is not signal)
+    return _log_ratio(signal, background, {p.name: p.start for p in model.parameters}, events)
 
 
 def _score(log_ratio: FloatArray, fraction: float) -> FloatArray:

@@ -13,9 +13,9 @@ import numpy as np
 
 from gbistat.errors import OptionError
 from gbistat.plotting.figure import figure_file
-from gbistat.plotting.labels import limit_text, mass_label, parameter_label, percent
+from gbistat.plotting.labels import format_numbers, limit_text, mass_label, parameter_label, percent, upright
 from gbistat.plotting.layout import place_legend, scaled_label
-from gbistat.plotting.style import ALPHA, GUIDE, ONE_SIGMA, TWO_SIGMA, Artists
+from gbistat.plotting.style import ALPHA, GUIDE, INTERVALS, ONE_SIGMA, TWO_SIGMA, Artists
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
     from gbistat.data.window import MassWindow
     from gbistat.inference.results import CLsScan, LimitResult
+    from gbistat.inference.toy_limit_results import ToyLimit
     from gbistat.typing import FloatArray
 
 __all__ = ["draw_cls_scan", "draw_comparison", "draw_limits", "save_cls_scan", "save_comparison", "save_limits"]
 
+TOYS = INTERVALS[0]
 LOG_FROM = 20.0
 """Ratio of the largest to the smallest limit from which an axis of limits is logarithmic."""
 BEYOND = 1.6
@@ -40,7 +42,9 @@ NAME_WIDTH = 30
 BAND_TEXTS = ("observed", "median expected", "expected, 68 %", "expected, 95 %")
 
 
-def draw_cls_scan(scan: CLsScan, limit: LimitResult, ax: Axes, *, label: str | None = None) -> Artists:
+def draw_cls_scan(
+    scan: CLsScan, limit: LimitResult, ax: Axes, *, label: str | None = None, toys: ToyLimit | None = None
+) -> Artists:
     """Draw observed and expected CLs against the parameter, and the limits where they cross alpha.
 
     Parameters
@@ -53,11 +57,13 @@ def draw_cls_scan(scan: CLsScan, limit: LimitResult, ax: Axes, *, label: str | N
         Where to draw.
     label : str, optional
         What the parameter is, for the axis; by default from its name.
+    toys : ToyLimit, optional
+        The same by toys: observed CLs at the tested values above the estimate as points with Monte Carlo errors.
 
     Returns
     -------
     dict
-        ``observed``, ``median`` (lines), ``one_sigma``, ``two_sigma`` (filled bands), ``alpha`` (line), ``alpha_label``,
+        ``toys`` (error bars, if given), ``observed``, ``median`` (lines), ``one_sigma``, ``two_sigma`` (filled bands), ``alpha`` (line), ``alpha_label``,
         ``limit``, ``expected_limit`` (markers), ``drops`` (lines from these to the axis), ``legend``.
 
     Raises
@@ -85,6 +91,19 @@ def draw_cls_scan(scan: CLsScan, limit: LimitResult, ax: Axes, *, label: str | N
     marker: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": "black", "zorder": 6, "clip_on": False}
     artists["limit"] = ax.plot([limit.observed], [alpha], **marker)[0]
     artists["expected_limit"] = ax.plot([median], [alpha], markerfacecolor="white", **marker)[0]
+    if toys is not None:
+        # Where the data exceed the tested value q is 0: P(q >= 0) is 1 for toys, 1/2 by convention in the formulas.
+        points = [point for point in toys.points if point.q_observed > 0]
+        artists["toys"] = ax.errorbar(
+            [point.value for point in points],
+            [point.observed for point in points],
+            yerr=[point.error for point in points],
+            color=TOYS,
+            marker="s",
+            markersize=4.0,
+            linestyle="none",
+            zorder=5,
+        )
     ax.set_xlim(*_shown(x, limit))
     ax.set_ylim(0.0, 1.02)
     scaled_label(ax, "x", parameter_label(scan.poi, label))
@@ -92,13 +111,23 @@ def draw_cls_scan(scan: CLsScan, limit: LimitResult, ax: Axes, *, label: str | N
     observed_text, expected_text = limit_text(limit)
     texts = [*BAND_TEXTS, f"{percent(limit.cl)} CL limit {observed_text}", f"expected {expected_text}"]
     handles = [artists[name] for name in ("observed", "median", "one_sigma", "two_sigma", "limit", "expected_limit")]
+    if toys is not None:
+        handles.append(artists["toys"])
+        texts.append(f"by toys {upright(format_numbers([toys.observed])[0])}")
     grid = np.linspace(*ax.get_xlim(), 200)
     upper = np.interp(grid, x, np.fmax(scan.observed, expected[:, 4]))
     artists["legend"] = place_legend(ax, handles, texts, grid, upper, sides=("right",))
     return artists
 
 
-def save_cls_scan(scan: CLsScan, limit: LimitResult, path: str | PathLike[str], *, label: str | None = None) -> Path:
+def save_cls_scan(
+    scan: CLsScan,
+    limit: LimitResult,
+    path: str | PathLike[str],
+    *,
+    label: str | None = None,
+    toys: ToyLimit | None = None,
+) -> Path:
     """Write a CLs scan with its limit; see `draw_cls_scan`.
 
     Returns
@@ -112,7 +141,7 @@ def save_cls_scan(scan: CLsScan, limit: LimitResult, path: str | PathLike[str], 
         If it cannot be written.
     """
     with figure_file(path) as (ax,):
-        draw_cls_scan(scan, limit, ax, label=label)
+        draw_cls_scan(scan, limit, ax, label=label, toys=toys)
     return Path(path)
 
 

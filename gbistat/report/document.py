@@ -43,7 +43,7 @@ def document(report: Report) -> Json:
     result: Json = {
         "schema": f"gbistat.{report.verb}/1",
         "version": __version__,
-        "model": {"name": report.model, "sha256": report.model_sha256},
+        "model": {"name": report.model, "sha256": report.model_sha256, "ensemble": report.ensemble},
         "events": {"path": report.source, "n_read": report.n_read},
         "results": [entry(outcome) for outcome in report.outcomes],
     }
@@ -76,7 +76,11 @@ def _parameters(outcome: FitOutcome) -> Json:
     entries: Json = {}
     for name in fit.names:
         entry: Json = {"value": fit.value(name), "error": fit.error(name)}
-        if name in outcome.intervals:
+        if name == outcome.poi:
+            entry["intervals"] = _intervals(outcome.poi_intervals)
+            if outcome.by_method is not None:
+                entry["profile_intervals"] = _intervals(outcome.intervals[name])
+        elif name in outcome.intervals:
             entry["intervals"] = _intervals(outcome.intervals[name])
         if name in fit.fixed:
             entry["fixed"] = True
@@ -91,6 +95,8 @@ def _common(outcome: FitOutcome) -> Json:
         "unit": "GeV",
         "n_events": len(outcome.analysis.events),
         "poi": outcome.poi,
+        "method": outcome.method,
+        **({} if outcome.by_method is None else {"by_method": outcome.by_method.to_dict()}),
     }
 
 
@@ -114,9 +120,8 @@ def _limits_entry(outcome: FitOutcome) -> Json:
     sidebands = outcome.analysis.sidebands
     return {
         **_common(outcome),
-        "method": "profile",
         "fit": _parameters(outcome),
-        "limit": limits.limit.to_dict(),
+        "limit": _limit(limits),
         "significance": limits.discovery.to_dict(),
         "binned": twins[0] if twins else None,
         "binned_all": twins,
@@ -133,7 +138,7 @@ def _compare_entry(outcome: FitOutcome) -> Json:
         {
             "name": "unbinned",
             "fit": {outcome.poi: _parameters(outcome)[outcome.poi]},
-            "limit": limits.limit.to_dict(),
+            "limit": _limit(limits),
             "significance": limits.discovery.to_dict(),
         }
     ]
@@ -143,6 +148,14 @@ def _compare_entry(outcome: FitOutcome) -> Json:
         return {**_common(outcome), "rows": rows, "warnings": list(outcome.warnings)}
     rows += [row.to_dict() for row in found.rows]
     return {**_common(outcome), "rows": rows, **found.to_dict(), "warnings": list(outcome.warnings)}
+
+
+def _limit(outcome: LimitsOutcome) -> Json:
+    """The CLs limit: by toys where these were asked for, with the asymptotic one beside it."""
+    asymptotic = outcome.limit.to_dict()
+    if outcome.toy_limit is None:
+        return asymptotic
+    return {**outcome.toy_limit.to_dict(), "asymptotic": asymptotic}
 
 
 def _as_limits(outcome: FitOutcome) -> LimitsOutcome:

@@ -7,6 +7,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from gbistat.errors import OutputError
+from gbistat.inference.neyman_results import ToyInterval
 from gbistat.report.document import document, to_text
 from gbistat.report.outcomes import LimitsOutcome
 
@@ -124,7 +125,13 @@ def _figures(verb: str, outcome: FitOutcome, directory: Path, suffix: str) -> li
         written.append(directory / f"profile{suffix}.png")
         save_profile(outcome.scan, outcome.intervals[outcome.poi], written[-1], label=label)
         written.append(directory / f"cls{suffix}.png")
-        save_cls_scan(outcome.cls_scan, outcome.limit, written[-1], label=label)
+        save_cls_scan(outcome.cls_scan, outcome.limit, written[-1], label=label, toys=outcome.toy_limit)
+    constructed = [interval for interval in outcome.poi_intervals if isinstance(interval, ToyInterval)]
+    if constructed and verb != "compare":
+        from gbistat.plotting.neyman import save_neyman
+
+        written.append(directory / f"neyman{suffix}.png")
+        save_neyman(constructed, written[-1], label=label)
     if isinstance(outcome, LimitsOutcome) and outcome.comparison is not None:
         written += _comparison_figures(outcome.comparison, directory, suffix)
     if isinstance(outcome, LimitsOutcome) and outcome.binned:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from gbistat.fit.build import Analysis
     from gbistat.fit.result import FitResult
     from gbistat.fit.spectrum import MassSpectrum
+    from gbistat.inference.methods import MethodResult
     from gbistat.inference.results import CLsScan, DiscoveryResult, IntervalResult, LimitResult, ScanResult
+    from gbistat.inference.toy_limit_results import ToyLimit
 
 __all__ = ["Failure", "FitOutcome", "LimitsOutcome", "Report"]
 
@@ -37,6 +39,8 @@ class FitOutcome:
         For the plot of the mass.
     warnings : tuple of str
         What a reader must know.
+    by_method : MethodResult or None
+        Intervals on the parameter of interest by another method, if one was asked for: these are the result then.
     """
 
     window: MassWindow
@@ -45,6 +49,17 @@ class FitOutcome:
     intervals: Mapping[str, tuple[IntervalResult, ...]]
     spectrum: MassSpectrum | None
     warnings: tuple[str, ...]
+    by_method: MethodResult | None = field(default=None, kw_only=True)
+
+    @property
+    def method(self) -> str:
+        """Name of the method of the intervals on the parameter of interest."""
+        return "profile" if self.by_method is None else self.by_method.options.name
+
+    @property
+    def poi_intervals(self) -> tuple[IntervalResult, ...]:
+        """Intervals on the parameter of interest, by the method asked for."""
+        return self.intervals[self.poi] if self.by_method is None else self.by_method.intervals
 
     @property
     def poi(self) -> str:
@@ -79,6 +94,11 @@ class LimitsOutcome(FitOutcome):
     binned: tuple[BinnedResult, ...]
     comparison: Comparison | None = None
 
+    @property
+    def toy_limit(self) -> ToyLimit | None:
+        """CLs limit by toys, if it was asked for."""
+        return None if self.by_method is None else self.by_method.limit
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -112,6 +132,8 @@ class Report:
         Events read from it.
     cl : float
         Confidence level of limits.
+    ensemble : str
+        "mean", or "profiled" where the spread of ensembles is profiled.
     outcomes : tuple of FitOutcome
         One a window, in order.
     failures : tuple of Failure
@@ -124,5 +146,6 @@ class Report:
     source: str
     n_read: int
     cl: float
+    ensemble: str
     outcomes: tuple[FitOutcome, ...]
     failures: tuple[Failure, ...] = ()

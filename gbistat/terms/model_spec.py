@@ -242,6 +242,8 @@ class SignalSpec(Record):
         Spurious signal.
     efficiency : dict of str to float
         Nuisance parameter to the relative standard deviation of the signal efficiency that it causes.
+    ensemble : {"mean", "profiled"}
+        Whether the spread of the members of each ratio is profiled: a nuisance parameter a member. It needs reference events.
     """
 
     mass: ShapeSpec
@@ -249,6 +251,7 @@ class SignalSpec(Record):
     yield_: YieldSpec = Field(default_factory=YieldSpec, alias="yield")
     spurious: SpuriousSpec = Field(default_factory=SpuriousSpec)
     efficiency: dict[str, Positive] = Field(default_factory=dict)
+    ensemble: Literal["mean", "profiled"] = "mean"
 
 
 class BackgroundSpec(Record):
