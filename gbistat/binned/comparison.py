@@ -11,18 +11,15 @@ import numpy as np
 from gbistat.binned.binning import LOG_RATIO, Binning
 from gbistat.binned.convergence import BIN_NUMBERS, ToyComparison, convergence, normalised
 from gbistat.binned.fit import binned_inference
+from gbistat.binned.inference import gbistat_result
 from gbistat.binned.load import load_workspace
 from gbistat.binned.observables import event_values, reference_values
 from gbistat.binned.postfit import post_fit
-from gbistat.binned.results import BinnedResult
+from gbistat.binned.threshold import best_threshold
 from gbistat.binned.twin import binned_twin, unconstrained_shapes
 from gbistat.binned.workspace import to_pyhf
 from gbistat.errors import FitFailed, ModelError, OptionError, ParameterError, ScanRangeError
 from gbistat.fit.minimize import fit
-from gbistat.inference.asymptotics import expected_limit_threshold
-from gbistat.inference.discovery import discovery
-from gbistat.inference.limits import AsymptoticCLs
-from gbistat.inference.profile import Profile, profile_interval
 from gbistat.likelihood.constraints import NormalConstraint
 from gbistat.likelihood.parameters import start_vector
 from gbistat.likelihood.reference import needs_pool
@@ -34,14 +31,15 @@ if TYPE_CHECKING:
     from gbistat.binned.exact import ExactBins
     from gbistat.binned.load import LoadedWorkspace
     from gbistat.binned.postfit import PostFit
+    from gbistat.binned.results import BinnedResult
     from gbistat.binned.workspace import BinnedTwin
     from gbistat.data.events import Events
     from gbistat.likelihood.model import Model
-    from gbistat.likelihood.nll import NLL, ExtendedUnbinnedNLL
+    from gbistat.likelihood.nll import ExtendedUnbinnedNLL
     from gbistat.likelihood.reference import Reference
     from gbistat.typing import FloatArray, IntArray, Json
 
-__all__ = ["Comparison", "ComparisonOptions", "ComparisonRow", "best_threshold", "compare_binned", "gbistat_result"]
+__all__ = ["Comparison", "ComparisonOptions", "ComparisonRow", "compare_binned"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,8 +49,6 @@ MASS_BINS, RATIO_BINS = 20, 30
 """Bins of pyhf's twins, as :func:`gbistat.binned.twin.binned_results` has them."""
 TOY_BINS = (2, 20)
 """Numbers of bins that toys are fitted in, besides the main one and the largest."""
-FEWEST_POINTS = 10
-"""Reference events above a threshold."""
 
 
 @dataclass(frozen=True)
@@ -226,41 +222,6 @@ def _pyhf_name(result: BinnedResult, events: Events) -> str:
     return f"pyhf, {bump}{result.n_bins} bins in {result.observable}"
 
 
-def best_threshold(
-    values: FloatArray, background: FloatArray, signal: FloatArray, *, relative_error: float, cl: float = 0.95
-) -> float:
-    r"""Threshold above which a counting experiment has the smallest median expected limit.
-
-    The signal that is ``z`` standard deviations from nothing, ``s = z^2 / 2 + z sqrt(z^2 / 4 + b + (delta b)^2)``, divided by the
-    efficiency, is smallest there (after G. Punzi, arXiv:physics/0308063).
-
-    Parameters
-    ----------
-    values : array of shape (n,)
-        Log ratio of the points.
-    background, signal : array of shape (n,)
-        Expected background events that each point stands for, and its share of the signal.
-    relative_error : float
-        delta, relative error of the background.
-    cl : float, default 0.95
-        Confidence level.
-
-    Raises
-    ------
-    ModelError
-        If there are too few points.
-    """
-    if values.size < 2 * FEWEST_POINTS:
-        raise ModelError(f"{values.size} reference events are too few to place a threshold")
-    order = np.argsort(values)[::-1]
-    b, s = np.cumsum(background[order]), np.cumsum(signal[order])
-    z = expected_limit_threshold(cl, 0.0)
-    needed = 0.5 * z**2 + z * np.sqrt(0.25 * z**2 + b + (relative_error * b) ** 2)
-    cost = np.where(s > 0, needed / np.where(s > 0, s, 1.0), np.inf)
-    best = FEWEST_POINTS + int(np.argmin(cost[FEWEST_POINTS:-1]))
-    return float(0.5 * (values[order][best] + values[order][best + 1]))
-
-
 class _Work:
     """Parts of a comparison of one window, and what was noted on the way."""
 
@@ -422,53 +383,3 @@ class _Work:
             if bins.n_bins in wanted or bins is list(self.exact.values())[-1]:
                 toys.add_exact(name, bins)
         return toys.run(self.options.toys, rng=np.random.default_rng(self.options.seed))
-
-
-def gbistat_result(
-    nll: NLL,
-    references: tuple[Reference, ...] = (),
-    *,
-    observable: str,
-    n_bins: int,
-    cl: float = 0.95,
-    intervals: Sequence[float] = (0.6827, 0.95),
-) -> BinnedResult:
-    """Fit, intervals, limit and significance of a binned likelihood by gbistat's own inference.
-
-    Parameters
-    ----------
-    nll : NLL
-        The likelihood.
-    references : tuple of Reference
-        What Asimov sets are made of, one for each data term that is not a workspace.
-    observable : str
-        What was binned.
-    n_bins : int
-        Number of bins.
-    cl : float, default 0.95
-        Confidence level of the limits.
-    intervals : sequence of float
-        Confidence levels of the intervals.
-
-    Raises
-    ------
-    FitFailed
-        If a fit is not valid.
-    ScanRangeError
-        If a limit is beyond the range of the parameter.
-    """
-    best = fit(nll).raise_if_invalid()
-    profile = Profile(nll, nll.poi, best)
-    limit = AsymptoticCLs(nll, references, best=best).limit(cl=cl)
-    found = tuple(profile_interval(nll, nll.poi, cl=level, profile=profile) for level in intervals)
-    return BinnedResult(
-        observable=observable,
-        n_bins=n_bins,
-        poi=nll.poi,
-        value=best.value(nll.poi),
-        error=best.error(nll.poi),
-        intervals=found,
-        limit=limit,
-        discovery=discovery(nll, best=best),
-        notes=(*limit.notes, *(note for interval in found for note in interval.notes)),
-    )

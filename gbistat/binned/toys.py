@@ -1,7 +1,8 @@
 """Toys of a binned likelihood: counts and auxiliary measurements drawn together, fitted many at a time.
 
 pyhf's own toy calculator fits one toy after the other, and its release 0.7.6 fails with numpy 2.4 when it forms expected p-values
-(:func:`gbistat.binned.backend.toy_calculator_defect`). Nothing here depends on it.
+(:func:`gbistat.binned.backend.toy_calculator_defect`). Nothing here depends on it. :mod:`gbistat.inference.toys` draws toys of workspaces,
+too, alone or joined to unbinned data (limits, Neyman constructions, coverage); this module is for many nuisances, whose likelihood is not convex.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ def _statistics(batch: BatchNLL, truth: FloatArray, tested: float, statistic: st
     at = best.theta.copy()
     at[:, index] = tested
     conditional = fit_batch(batch, at, held)
-    if batch.nll.is_folded:
+    if batch.nll.unfolded(truth) is not None:
         begin = start.copy()
         begin[:, index] = tested
         conditional = _lower(conditional, fit_batch(batch, begin, held))

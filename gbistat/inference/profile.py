@@ -100,11 +100,15 @@ class Profile:
         if known is not None:
             return known
         nearest = min(self._points, key=lambda x: abs(x - value))
-        result = fit(self.nll, fixed={self.poi: value}, start=self._points[nearest].values)
-        if not result.valid or self.nll.is_folded:
-            again = fit(self.nll, fixed={self.poi: value})
+        begin = self._points[nearest].values
+        result = fit(self.nll, fixed={self.poi: value}, start=begin)
+        other = self.nll.unfolded(begin)
+        if other is not None:
+            again = fit(self.nll, fixed={self.poi: value}, start=other)
             if again.valid and not (result.valid and result.nll <= again.nll):
                 result = again
+        if not result.valid:
+            result = fit(self.nll, fixed={self.poi: value})
         if not result.valid:
             raise FitFailed(f"the fit with {self.poi} held at {value:g} is not valid: {result.message}")
         self._points[value] = result

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from gbistat.likelihood.auxiliary import AuxiliaryMeasurements
 from gbistat.likelihood.constraints import LogNormalConstraint, NormalConstraint, PoissonConstraint
+from gbistat.likelihood.histfactory import BinnedTerm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -179,6 +181,8 @@ def draw_constraint(
         If the true values cannot be measured (a negative expected count).
     """
     constraint.expected(theta)
+    if isinstance(constraint, (BinnedTerm, AuxiliaryMeasurements)):
+        return constraint.draw(theta, count, rng=rng)
     if type(constraint) is NormalConstraint:
         root = np.linalg.cholesky(constraint.covariance)
         drawn = theta + rng.standard_normal((count, theta.size)) @ root.T

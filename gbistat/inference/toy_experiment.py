@@ -109,7 +109,7 @@ class Experiment:
         streams = tuple(MomentStream(child) for child in data) if self._moments else ()
         # Arrays of a batch stay in the cache, or near it, however many cells or events there are.
         if self._compressed:
-            size = max(64, 2**18 // max(cells.count for cells in self._cells))
+            size = max(64, 2**18 // max((cells.count for cells in self._cells), default=1))
         elif self._moments:
             size = max(16, min(512, *(int(2**21 / sampler.row) for sampler in self._moments)))
         else:
@@ -166,7 +166,8 @@ class CountBatch:
     @property
     def n_events(self) -> IntArray:
         """Events in each data term, shape (n, d)."""
-        return np.stack([counts.sum(axis=1) for counts in self.counts], axis=1)
+        sums = [counts.sum(axis=1) for counts in self.counts]
+        return np.stack(sums, axis=1) if sums else np.empty((self.count, 0), dtype=np.int64)
 
     def toys(self, which: int) -> Toys:
         """Likelihoods of the toys under one of the hypotheses."""

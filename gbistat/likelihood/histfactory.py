@@ -14,6 +14,7 @@ Functions take parameters of shape (t, p): the t rows are toys, or the one fit o
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -115,13 +116,14 @@ class ExpectedCounts:
         self._table = np.full((cells, max(int(self._rank.max(initial=0)) + 1, 1)), p, dtype=np.int64)
         self._table[self._linear_cells, self._rank] = self._linear_parameters
 
-    @property
-    def is_folded(self) -> bool:
-        """Whether some additive interpolation moves a cell more to one side, for either sign of its parameter, than with the sign.
+    @cached_property
+    def folded(self) -> tuple[str, ...]:
+        """Parameters whose additive interpolation moves some cell to one side for either sign, more than with the sign.
 
         The nll then has minima on both sides of 0, and no single descent is sure to end in the lower one.
         """
-        return bool((8.0 * np.abs(self._asymmetric) > np.abs(self._symmetric)).any())
+        one_sided = (8.0 * np.abs(self._asymmetric) > np.abs(self._symmetric)).any(axis=1)
+        return tuple(self.names[k] for k in self.tables.shape_parameters[one_sided])
 
     def cells(self, theta: FloatArray) -> FloatArray:
         """Expected counts of every cell, shape (t, c), at parameters of shape (t, p)."""

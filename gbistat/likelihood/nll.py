@@ -178,10 +178,15 @@ class NLL:
         counted = [(term, index) for term, index in self._terms if isinstance(term, (Mixture, BinnedTerm))]
         return float(sum(float(term.yields(theta[index]).sum()) for term, index in counted))
 
-    @property
-    def is_folded(self) -> bool:
-        """Whether nuisances of a binned model may have a minimum on either side: fits then begin at several points."""
-        return any(isinstance(term, BinnedTerm) and term.expectation.is_folded for term in self.constraints)
+    def unfolded(self, theta: FloatArray) -> FloatArray | None:
+        """Another point to begin a fit at: nuisances that may have a minimum on either side at their start; ``None`` without such."""
+        names = [name for t in self.constraints if isinstance(t, BinnedTerm) for name in t.expectation.folded]
+        if not names:
+            return None
+        moved, start = theta.copy(), self.start_vector()
+        index = [self.names.index(name) for name in names]
+        moved[index] = start[index]
+        return moved
 
     def replaced(self, mixtures: Sequence[Mixture], constraints: Sequence[Constraint]) -> NLL:
         """Same parameters on other data and other auxiliary measurements (Asimov sets, toys)."""

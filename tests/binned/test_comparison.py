@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from gbistat.binned.binning import LOG_RATIO
-from gbistat.binned.comparison import ComparisonOptions, best_threshold, compare_binned, gbistat_result
+from gbistat.binned.comparison import ComparisonOptions, compare_binned
 from gbistat.binned.fit import binned_inference
+from gbistat.binned.inference import gbistat_result
 from gbistat.binned.load import load_workspace
 from gbistat.binned.postfit import post_fit
+from gbistat.binned.threshold import best_threshold
 from gbistat.binned.twin import binned_results, binned_twin
 from gbistat.data.events import Events
 from gbistat.errors import ModelError, OptionError

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from scipy.stats import chi2, kstest, poisson
+from scipy.stats import chi2, ks_2samp, kstest, poisson
 
 from gbistat.binned.backend import load_model, numpy_backend, toy_calculator_defect
 from gbistat.binned.batch_fit import BatchNLL, fit_batch
@@ -14,8 +14,19 @@ from gbistat.binned.load import load_workspace
 from gbistat.binned.toys import binned_toys, toy_cls
 from gbistat.errors import ModelError, OptionError
 from gbistat.fit.minimize import fit
+from gbistat.inference.limits import upper_limit
+from gbistat.inference.neyman import neyman_interval
+from gbistat.inference.neyman_problem import problem_of_toys
+from gbistat.inference.neyman_results import NeymanOptions
+from gbistat.inference.profile import profile_interval
 from gbistat.inference.qstats import TestStatistics
+from gbistat.inference.toy_limit_results import ToyBudget
+from gbistat.inference.toy_limits import toy_upper_limit
+from gbistat.inference.toy_results import TestSpec
+from gbistat.inference.toys import ToyModel, ToyOptions, toy_statistics
+from gbistat.likelihood.constraints import PoissonConstraint
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
+from gbistat.likelihood.reference import reference_from_data
 
 
 def test_fits_of_many_are_fits_of_one(every_modifier, rng):
@@ -132,3 +143,56 @@ def test_bad_input(counting):
         binned_toys(nll, np.array([-1.0]), 1.0, 5, rng=rng)
     with pytest.raises(ModelError, match="unbinned data"):
         binned_toys(ExtendedUnbinnedNLL.from_log_ratio(np.zeros(3)), np.zeros(2), 1.0, 5, rng=rng)
+
+
+@pytest.fixture
+def two_bins(workspace):
+    mu = {"name": "mu", "type": "normfactor", "data": None}
+    scale = {"name": "k", "type": "normsys", "data": {"hi": 1.1, "lo": 0.92}}
+    samples = [
+        {"name": "signal", "data": [6.0, 8.0], "modifiers": [mu]},
+        {"name": "background", "data": [30.0, 50.0], "modifiers": [scale]},
+    ]
+    return load_workspace(workspace([{"name": "SR", "samples": samples}], {"SR": [33.0, 55.0]})).nll
+
+
+def test_limits_and_intervals_by_toys_run_on_workspaces(two_bins):
+    """With 85 events the toys agree with asymptotic formulae; Monte Carlo errors are 2 % of the ends, the band five of them."""
+    model = ToyModel.from_nll(two_bins, ())
+    limit = toy_upper_limit(model, budget=ToyBudget(1000, 2000, 0.05), rng=np.random.default_rng(1))
+    asymptotic = upper_limit(two_bins)
+    assert limit.observed == pytest.approx(asymptotic.observed, rel=0.1)
+    assert limit.expected[2] == pytest.approx(asymptotic.expected[2], rel=0.1)
+    options = NeymanOptions(precision=0.1, min_toys=500, max_toys=4000, n_points=6)
+    found = neyman_interval(problem_of_toys(model), cl=0.6827, rng=np.random.default_rng(2), options=options)
+    profile = profile_interval(two_bins, "mu", cl=0.6827)
+    assert found.segments[-1][1] == pytest.approx(profile.high, abs=0.15 * (profile.high - profile.low))
+
+
+def test_common_toys_are_these_toys(two_bins):
+    """The two ways to fit toys give the same distribution; a KS test of 1500 toys each fails with 1e-3."""
+    truth = fit(two_bins, fixed={"mu": 0.5}).values
+    model = ToyModel.from_nll(two_bins, ())
+    theirs = toy_statistics(model, truth, [TestSpec("tmu", 0.5)], 1500, rng=np.random.default_rng(3))
+    ours = binned_toys(two_bins, truth, 0.5, 1500, rng=np.random.default_rng(4), statistic="tmu")
+    assert ks_2samp(theirs.statistics[:, 0], ours.values).pvalue > 1e-3
+    assert ks_2samp(theirs.estimates[:, 0], ours.estimates).pvalue > 1e-3
+
+
+def test_common_toys_of_joined_data(workspace, rng):
+    """A binned control region beside unbinned events, in batches: toy by toy the same as with a Poisson constraint."""
+    pool = ExtendedUnbinnedNLL.from_log_ratio(rng.normal(-1.0, 1.0, 3000))
+    reference = reference_from_data(pool, np.array([0.0, 3000.0]))
+    region = ExtendedUnbinnedNLL.from_log_ratio(np.r_[rng.normal(-1.0, 1.0, 250), 2.5, 3.0, 2.8])
+    sample = {"name": "b", "data": [4.0], "modifiers": [{"name": "n_bkg", "type": "normfactor", "data": None}]}
+    parameters = [{"name": "n_bkg", "inits": [60.0], "bounds": [[0.0, 1e4]]}]
+    control = load_workspace(
+        workspace([{"name": "CR", "samples": [sample]}], {"CR": [1000.0]}, poi="", parameters=parameters)
+    )
+    results = []
+    for nll in (region + control.nll, region.with_constraint(PoissonConstraint("n_bkg", 1000.0, 4.0))):
+        model = ToyModel.from_nll(nll, reference, options=ToyOptions(max_pool_error=1.0))
+        tests = [TestSpec("tmu", 5.0)]
+        results.append(toy_statistics(model, model.profiled(5.0), tests, 200, rng=np.random.default_rng(1)))
+    np.testing.assert_allclose(results[0].statistics, results[1].statistics, atol=1e-6)
+    np.testing.assert_allclose(results[0].estimates, results[1].estimates, atol=1e-4)
