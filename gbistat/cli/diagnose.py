@@ -38,7 +38,7 @@ __all__ = ["diagnose_command", "report_command"]
 @click.option("--folds", type=click.IntRange(min=2), default=3, show_default=True, help="Folds of the cross-fit.")
 @click.option("--permutations", type=int, default=999, show_default=True, help="Of the labels.")
 @click.option(
-    "--nplm-permutations", type=click.IntRange(min=0), default=399, show_default=True, help="Of NPLM; 0 leaves it out."
+    "--nplm-permutations", type=click.IntRange(min=0), default=999, show_default=True, help="Of NPLM; 0 leaves it out."
 )
 @click.option("--tolerance", type=float, default=0.2, show_default=True, help="Acceptable bias of mu, in its errors.")
 @click.option("--max-events", type=int, default=20_000, show_default=True, help="Most events of each kind.")
@@ -70,7 +70,8 @@ def diagnose_command(
     In the sidebands of the window; the data inside stay blinded without --unblind. Exit code 0 whatever the verdict.
     """
     from gbistat.cli.toys import progress_bar
-    from gbistat.diagnose_workflow import DiagnoseRequest, run_diagnose, write_certificate
+    from gbistat.diagnose_inputs import DiagnoseRequest
+    from gbistat.diagnose_workflow import run_diagnose, write_certificate
     from gbistat.diagnostics.verdict import VerdictOptions
     from gbistat.report.document import to_text
     from gbistat.report.files import check_writable, write_text

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import chi2, norm
 
-from gbistat.diagnostics.nplm import NplmOptions, kernel_features, nplm_fit, nplm_test, null_significance
+from gbistat.diagnostics.nplm import NplmOptions, kernel_features, nplm_fit, nplm_test
+from gbistat.diagnostics.significance import null_significance
 
 HERE = Path(__file__).parent
 PUBLISHED = {"NP1": 2.43, "NP2": 2.82, "NP3": 3.04}
