@@ -24,12 +24,14 @@ from gbistat.diagnostics.impact import injection_power, pool_windows, projected_
 from gbistat.diagnostics.nplm import NplmOptions, nplm_test
 from gbistat.diagnostics.overfitting import compare_with_training, ensemble_stability
 from gbistat.diagnostics.pulls import generator_pulls
+from gbistat.diagnostics.saved import CERTIFICATE
 from gbistat.diagnostics.scorecard import ScorecardOptions, scorecard
 from gbistat.diagnostics.verdict import decide
 from gbistat.diagnostics.weights import Scores
 from gbistat.errors import EventsError, ModelError, OptionError
 from gbistat.report.document import to_text
 from gbistat.report.files import check_writable, write_text
+from gbistat.terms.store import load_model
 from gbistat.training.classifiers import cross_fit
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from gbistat.typing import FloatArray, IntArray
     from gbistat.workflow import Steps
 
-__all__ = ["diagnose_samples", "run_diagnose", "write_certificate"]
+__all__ = ["attach_certificate", "diagnose_samples", "run_diagnose", "write_certificate"]
 
 PSEUDO_WINDOWS = 4
 
@@ -251,8 +253,24 @@ def write_certificate(certificate: Certificate, directory: Path) -> list[Path]:
     from gbistat.plotting.certificate import save_certificate
 
     check_writable(directory)
-    written = [write_text(directory / "diagnostics.json", to_text(certificate.to_dict()))]
+    written = [write_text(directory / CERTIFICATE, to_text(certificate.to_dict()))]
     return written + save_certificate(certificate, directory)
+
+
+def attach_certificate(certificate: Certificate, options: RunOptions, request: DiagnoseRequest) -> Path:
+    """Put a certificate into the folder of the generator that it is about, or of the model: it travels with it.
+
+    Raises
+    ------
+    ModelError
+        If the model has no folder (it stands in a run card).
+    OutputError
+        If the folder cannot be written.
+    """
+    model = options.model if request.generator is None else load_model(request.generator)
+    if model.directory is None:
+        raise ModelError(f"model {model.name!r} stands in a run card and has no folder to put a certificate into")
+    return write_text(model.directory / CERTIFICATE, to_text(certificate.to_dict()))
 
 
 def _classify(
