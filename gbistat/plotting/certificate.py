@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gbistat import extras
 from gbistat.diagnostics.permutations import FAMILY
 from gbistat.plotting.figure import figure_file
 from gbistat.plotting.labels import mass_symbol, p_value_text
 from gbistat.plotting.style import BACKGROUND, BARS, GUIDE, ONE_SIGMA, SIGNAL, TWO_SIGMA, Artists
-from gbistat.plotting.weights import density_histogram, save_weight_figures
+from gbistat.plotting.weights import density_histogram, draw_histogram, save_weight_figures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,23 +61,22 @@ def draw_closure(closure: Closure, low: float, high: float, axes: tuple[Axes, Ax
     width = np.diff(edges)
     scaled = closure.generated * closure.data.sum() / closure.generated.sum()
     artists: Artists = {}
-    histplot = extras.mplhep().histplot
     for name, counts, colour in (
         ("generated", scaled, GENERATED),
         ("generated, weighted", closure.reweighted, ONE_SIGMA),
         ("data", closure.data, DATA),
     ):
-        artists[name] = histplot(counts / width, edges, ax=top, color=colour, label=name, histtype="step", yerr=False)
+        artists[name] = draw_histogram(top, counts / width, edges, color=colour, label=name)
         if name != "data":
             ratio = counts / np.maximum(closure.data, 1.0)
-            artists[f"{name} ratio"] = histplot(ratio, edges, ax=bottom, color=colour, histtype="step", yerr=False)
+            artists[f"{name} ratio"] = draw_histogram(bottom, ratio, edges, color=colour, label=name)
     error = 1.0 / np.sqrt(np.maximum(closure.data, 1.0))
     artists["error"] = bottom.fill_between(
         np.repeat(edges, 2)[1:-1], np.repeat(1 - error, 2), np.repeat(1 + error, 2), color=BARS, alpha=0.25, linewidth=0
     )
     for guide in (0.8, 1.2):
         bottom.axhline(guide, color=GUIDE, linestyle=":", linewidth=0.8)
-    top.set(ylabel="events per unit", ylim=(0, 1.3 * float(np.max(closure.data / width))))
+    top.set(ylabel="events per unit", ylim=(0, 1.75 * float(np.max(closure.data / width))))
     artists["legend"] = top.legend(
         loc="upper right",
         title=f"$\\chi^2$ before {closure.chi2_before:.0f}, after {closure.chi2_after:.0f} / {closure.n_degrees}",
@@ -139,9 +137,7 @@ def draw_nplm(result: NplmResult, ax: Axes) -> Artists:
     edges = np.linspace(0.0, high, 41)
     height, error, _ = density_histogram(best.null, edges)
     artists: Artists = {
-        "null": extras.mplhep().histplot(
-            height, edges, yerr=error, ax=ax, color=BARS, label=f"{best.null.size} permutations", histtype="step"
-        )
+        "null": draw_histogram(ax, height, edges, error, color=BARS, label=f"{best.null.size} permutations")
     }
     x = np.linspace(0.0, high, 400)
     mean, variance = float(best.null.mean()), float(best.null.var())
@@ -168,11 +164,7 @@ def draw_pulls(pulls: Pulls, ax: Axes) -> Artists:
     edges = np.linspace(-5.0, 5.0, 51)
     height, error, _ = density_histogram(pulls.pulls, edges)
     label = f"median {pulls.mean:.2f}, width {pulls.width:.2f}"
-    artists: Artists = {
-        "pulls": extras.mplhep().histplot(
-            height, edges, yerr=error, ax=ax, color=GENERATED, label=label, histtype="step"
-        )
-    }
+    artists: Artists = {"pulls": draw_histogram(ax, height, edges, error, color=GENERATED, label=label)}
     x = np.linspace(-5, 5, 201)
     artists["normal"] = ax.plot(x, np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi), color=GUIDE, label="standard normal")[0]
     ax.set(xlim=(-5, 5), xlabel=r"pull $\mu (1 - w) / \sigma$", ylabel="probability density")

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gbistat import extras
 from gbistat.diagnostics.roc import roc_curve
 from gbistat.diagnostics.slices import slice_mask
 from gbistat.plotting.figure import figure_file
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "density_histogram",
     "draw_calibration",
+    "draw_histogram",
     "draw_log_weights",
     "draw_roc",
     "draw_slices",
@@ -53,14 +53,41 @@ def density_histogram(values: FloatArray, edges: FloatArray) -> tuple[FloatArray
     return counts * norm, np.sqrt(counts) * norm, counts
 
 
+def draw_histogram(
+    ax: Axes, height: FloatArray, edges: FloatArray, error: FloatArray | None = None, *, color: str, label: str
+) -> Artists:
+    """Draw the outline of a histogram and its errors.
+
+    Stairs and error bars are matplotlib's own: ``mplhep.histplot`` reads every setting, which makes matplotlib choose a
+    backend for the whole process.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    height, error : array of shape (bins,)
+        Values and, if any, their errors.
+    edges : array of shape (bins + 1,)
+        Edges.
+    color, label : str
+        Of both.
+    """
+    artists: Artists = {"stairs": ax.stairs(height, edges, color=color, label=label, linewidth=1.4, baseline=None)}
+    if error is not None:
+        middle = 0.5 * (edges[1:] + edges[:-1])
+        used = height > 0
+        artists["errors"] = ax.errorbar(
+            middle[used], height[used], yerr=error[used], fmt="none", color=color, linewidth=1
+        )
+    return artists
+
+
 def _two(ax: Axes, data: FloatArray, generated: FloatArray, edges: FloatArray) -> Artists:
     """Densities of both classes."""
     artists: Artists = {}
     for name, values, colour in (("generated", generated, GENERATED), ("data", data, DATA)):
         height, error, _ = density_histogram(values, edges)
-        artists[name] = extras.mplhep().histplot(
-            height, edges, yerr=error, ax=ax, color=colour, label=f"{name} ({values.size})", histtype="step"
-        )
+        artists[name] = draw_histogram(ax, height, edges, error, color=colour, label=f"{name} ({values.size})")
     return artists
 
 
@@ -88,6 +115,9 @@ def draw_weights(scores: Scores, ax: Axes, *, log: bool = False) -> Artists:
     ax.set(xlim=(edges[0], edges[-1]), xlabel="weight w", ylabel="probability density")
     if log:
         ax.set(xscale="log", yscale="log")
+        # From half an event in the widest bin to room for the legend.
+        lowest = 0.5 / (scores.logit.size * float(edges[-1] - edges[-2]))
+        ax.set_ylim(lowest, max(10.0 * ax.get_ylim()[1], 1e3 * lowest))
     artists["legend"] = ax.legend(loc="upper left" if log else "upper right")
     return artists
 
@@ -222,9 +252,7 @@ def draw_slices(values: FloatArray, scores: Scores, ax: Axes, *, label: str, sha
     ):
         mask = slice_mask(scores, "large" if side == "large" else "small", share)
         height, _, _ = density_histogram(values[mask], edges[::2])
-        artists[side] = extras.mplhep().histplot(
-            height, edges[::2], ax=ax, color=colour, label=text, histtype="fill", alpha=0.35
-        )
+        artists[side] = ax.stairs(height, edges[::2], color=colour, label=text, fill=True, alpha=0.35)
     ax.set(xlim=(edges[0], edges[-1]), xlabel=label, ylabel="probability density")
     top = max(float(np.max(density_histogram(values[scores.is_data], edges)[0])), ax.get_ylim()[1])
     ax.set_ylim(0, 1.35 * top)
