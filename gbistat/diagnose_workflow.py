@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gbistat import __version__
 from gbistat.data.events import ENERGY_UNITS
-from gbistat.data.read import read_events
-from gbistat.data.window import MassWindow
+from gbistat.diagnose_inputs import (
+    SMALLEST,
+    DiagnoseRequest,
+    generated_pairs,
+    held_out_region,
+    named_file,
+    read_data,
+    signal_log_ratios,
+)
 from gbistat.diagnostics.certificate import Certificate, classifier_report
 from gbistat.diagnostics.folds import Folds, assign_folds, row_keys
 from gbistat.diagnostics.impact import injection_power, pool_windows, projected_bias, signal_score
-from gbistat.diagnostics.matching import match_masses, unweight
 from gbistat.diagnostics.nplm import NplmOptions, nplm_test
 from gbistat.diagnostics.overfitting import compare_with_training, ensemble_stability
+from gbistat.diagnostics.pulls import generator_pulls
+from gbistat.diagnostics.saved import CERTIFICATE
 from gbistat.diagnostics.scorecard import ScorecardOptions, scorecard
-from gbistat.diagnostics.verdict import VerdictOptions, decide
+from gbistat.diagnostics.verdict import decide
 from gbistat.diagnostics.weights import Scores
 from gbistat.errors import EventsError, ModelError, OptionError
 from gbistat.report.document import to_text
 from gbistat.report.files import check_writable, write_text
-from gbistat.terms.store import load_model, load_reference
-from gbistat.training.classifiers import ClassifierOptions, cross_fit
+from gbistat.terms.store import load_model
+from gbistat.training.classifiers import cross_fit
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -38,67 +43,13 @@ if TYPE_CHECKING:
     from gbistat.diagnostics.certificate import ClassifierReport
     from gbistat.diagnostics.impact import Impact, PooledBias
     from gbistat.diagnostics.overfitting import EnsembleStability, Overfitting
-    from gbistat.terms.store import LoadedModel
+    from gbistat.diagnostics.pulls import Pulls
     from gbistat.typing import FloatArray, IntArray
     from gbistat.workflow import Steps
 
-__all__ = ["DiagnoseRequest", "diagnose_samples", "run_diagnose", "write_certificate"]
+__all__ = ["attach_certificate", "diagnose_samples", "run_diagnose", "write_certificate"]
 
 PSEUDO_WINDOWS = 4
-SMALLEST = 200
-
-
-@dataclass(frozen=True)
-class DiagnoseRequest:
-    """What to measure, and how long to take.
-
-    Parameters
-    ----------
-    generator : str, optional
-        Name or folder of an exported sideband generator, which is sampled at the masses of the data.
-    generated : Path, optional
-        File of generated events, in the layout of the data. Without either: the generator of the model itself, or else
-        the model's reference events.
-    trained_on : Path, optional
-        File of events that trained the generator: none of them may test it.
-    unblind : bool
-        Test in the signal window, on its data, and not in the sidebands.
-    classifier : ClassifierOptions
-        The classifier.
-    folds, permutations : int
-        Of the cross-fit, of the labels.
-    nplm_permutations : int
-        0 for no NPLM.
-    null_run : bool
-        Whether to repeat everything on two halves of the data.
-    max_events : int
-        Most events of each kind.
-    verdict : VerdictOptions
-        What is asked.
-    seed : int
-        Of everything.
-    """
-
-    generator: str | None = None
-    generated: Path | None = None
-    trained_on: Path | None = None
-    unblind: bool = False
-    classifier: ClassifierOptions = field(default_factory=ClassifierOptions)
-    folds: int = 3
-    permutations: int = 999
-    nplm_permutations: int = 399
-    null_run: bool = True
-    max_events: int = 20_000
-    verdict: VerdictOptions = field(default_factory=VerdictOptions)
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        if self.generator is not None and self.generated is not None:
-            raise OptionError("a generator and a file of generated events: give one of the two")
-        if self.folds < 2 or self.max_events < SMALLEST:
-            raise OptionError(
-                f"folds = {self.folds} and max_events = {self.max_events}: give at least 2 and {SMALLEST}"
-            )
 
 
 def _silent(description: str) -> AbstractContextManager[object]:
@@ -131,22 +82,21 @@ def run_diagnose(options: RunOptions, request: DiagnoseRequest, *, steps: Steps 
     scale = ENERGY_UNITS["GeV"] / ENERGY_UNITS[spec.mass.unit]
     low, high = (edge * scale for edge in options.windows[0])
     with steps(f"reading {options.source.path.name}"):
-        everything = _read(options, options.source.path)
-        data = _region(everything, options.model, (low, high), unblind=request.unblind)
+        everything = read_data(options, options.source.path)
+        data = held_out_region(everything, options.model, (low, high), unblind=request.unblind)
         n_background = int(np.sum((everything.mass >= low) & (everything.mass < high)))
     folds: dict[str, IntArray] = {}
     if request.trained_on is not None:
         with steps(f"reading {request.trained_on.name}"):
-            trained = _read(options, request.trained_on)
+            trained = read_data(options, request.trained_on)
             folds["generator training"] = row_keys(trained.mass, trained.matrix(spec.features))
     with steps("generated events"):
-        name, pairs = _generated(options, request, data, rng)
-        first, second = pairs
+        name, (first, second), members = generated_pairs(options, request, data, rng)
     folds["test"] = row_keys(first.mass, first.matrix(spec.features))
     folds["generated"] = row_keys(second.mass, second.matrix(spec.features))
     checked = Folds(folds)
     checked.check("test")
-    log_ratios = _log_ratios(options.model, first, second)
+    log_ratios = signal_log_ratios(options.model, first, second)
     return diagnose_samples(
         first,
         second,
@@ -156,8 +106,9 @@ def run_diagnose(options: RunOptions, request: DiagnoseRequest, *, steps: Steps 
         log_ratios=log_ratios,
         n_background=max(n_background, 1),
         window=options.windows[0],
-        names=(options.model.name, options.model.sha256, name, _named(options.source.path)),
+        names=(options.model.name, options.model.sha256, name, named_file(options.source.path)),
         fold_hashes=checked.hashes(),
+        member_log_prob=members,
     )
 
 
@@ -173,6 +124,7 @@ def diagnose_samples(
     window: tuple[float, float] | None = None,
     names: tuple[str, str, str, str] = ("", "", "samples", ""),
     fold_hashes: dict[str, str] | None = None,
+    member_log_prob: FloatArray | None = None,
 ) -> Certificate:
     """Certificate of two samples of events with the same features, row i of both a pair of (nearly) equal mass.
 
@@ -196,6 +148,8 @@ def diagnose_samples(
         Model, its hash, generator, source.
     fold_hashes : dict, optional
         For the record.
+    member_log_prob : array of shape (K, n), optional
+        ln p of each member of the generator at the generated events, for pulls.
 
     Raises
     ------
@@ -282,6 +236,7 @@ def diagnose_samples(
         statement=statement,
         verdict=verdict,
         settings=settings,
+        pulls=_pulls(member_log_prob, report),
         observables=observables,
         units={name: data.units[name] for name in observables},
     )
@@ -295,107 +250,27 @@ def write_certificate(certificate: Certificate, directory: Path) -> list[Path]:
     OutputError
         If the folder or a file cannot be written.
     """
-    from gbistat.plotting.weights import save_certificate
+    from gbistat.plotting.certificate import save_certificate
 
     check_writable(directory)
-    written = [write_text(directory / "diagnostics.json", to_text(certificate.to_dict()))]
+    written = [write_text(directory / CERTIFICATE, to_text(certificate.to_dict()))]
     return written + save_certificate(certificate, directory)
 
 
-def _named(path: Path) -> str:
-    """Name and hash of a file: what a certificate that travels can say of it."""
-    with path.open("rb") as stream:
-        return f"{path.name} (sha256 {hashlib.file_digest(stream, 'sha256').hexdigest()[:12]})"
+def attach_certificate(certificate: Certificate, options: RunOptions, request: DiagnoseRequest) -> Path:
+    """Put a certificate into the folder of the generator that it is about, or of the model: it travels with it.
 
-
-def _read(options: RunOptions, path: Path) -> Events:
-    spec, source = options.model.spec, options.source
-    return read_events(
-        path,
-        features=spec.features,
-        mass=spec.mass.name,
-        mapping=source.mapping,
-        unit=source.unit,
-        window=MassWindow(*spec.background.fit_range, unit=spec.mass.unit),
-        weights=source.weights,
-        tree=source.tree,
-        units=source.units,
-    ).to_unit(spec.mass.unit)
-
-
-def _region(events: Events, model: LoadedModel, window: tuple[float, float], *, unblind: bool) -> Events:
-    """Sideband events, or those of the signal window if unblinded, where the model's terms are valid."""
-    if events.weights is not None:
-        raise EventsError("data with event weights cannot be permuted; give unweighted events")
-    mass = events.mass
-    inside = (mass >= window[0]) & (mass < window[1])
-    chosen = inside if unblind else ~inside
-    if model.spec.valid is not None:
-        chosen &= (mass >= model.spec.valid[0]) & (mass < model.spec.valid[1])
-    if int(chosen.sum()) < SMALLEST:
-        where = "signal window" if unblind else "sidebands"
-        raise EventsError(f"{int(chosen.sum())} events in the {where} where the model is valid; {SMALLEST} are needed")
-    return events.select(chosen)
-
-
-def _generated(
-    options: RunOptions, request: DiagnoseRequest, data: Events, rng: np.random.Generator
-) -> tuple[str, tuple[Events, Events]]:
-    """Name of the generator, and pairs of data and generated events."""
-    spec = options.model.spec
-    chosen = None if request.generator is None else load_model(request.generator)
-    if chosen is None and request.generated is None and _samplers(options.model):
-        chosen = options.model
-    if chosen is not None:
-        term = _samplers(chosen)
-        if term is None:
-            raise ModelError(f"model {chosen.name!r} has no generator that can be sampled; give --generated FILE")
-        data = data.select(rng.permutation(len(data))[: request.max_events])
-        low, high = term.metadata.mass.bounds
-        data = data.select((data.mass >= low) & (data.mass <= high))
-        missing = [name for name in spec.features if name not in term.features]
-        if missing:
-            raise ModelError(
-                f"generator {chosen.name!r} has no {', '.join(missing)}; it has {', '.join(term.features)}"
-            )
-        columns = [term.features.index(name) for name in spec.features]
-        # A generator has a density inside the ranges of its features only: other events are no test of it.
-        data = data.select(term.inside(data.matrix(term.features)))
-        features = term.sample(data.mass, rng=rng)[:, columns]
-        units = {name: data.units[name] for name in (spec.mass.name, *spec.features)}
-        sampled = type(data)(data.mass, features, spec.features, units, mass_name=spec.mass.name)
-        return f"{chosen.name} (sha256 {chosen.sha256[:12]})", (data, sampled)
-    if request.generated is not None:
-        pool, name = _read(options, request.generated), _named(request.generated)
-    else:
-        reference = load_reference(options.model)
-        if reference is None:
-            raise ModelError(f"model {spec.name!r} has neither generator nor reference events; give --generated FILE")
-        pool, name = reference, f"reference events of {spec.name}"
-    if pool.weights is not None:
-        pool = pool.select(unweight(pool.weights, rng=rng)).without_weights()
-    rows, partners = match_masses(data.mass, pool.mass, rng=rng)
-    keep = rng.permutation(rows.size)[: request.max_events]
-    return name, (data.select(rows[keep]), pool.select(partners[keep]))
-
-
-def _samplers(model: LoadedModel) -> Any:
-    """Generator of a model, if it has one."""
-    for term in model.terms.values():
-        if getattr(term.metadata, "samplers", ()):
-            return importlib.import_module("gbistat.terms.generator").GeneratorTerm(term)
-    return None
-
-
-def _log_ratios(model: LoadedModel, data: Events, generated: Events) -> tuple[FloatArray, FloatArray] | None:
-    """Log ratio of signal to background in the features, where the model has one."""
-    names = model.spec.signal.ratios
-    if not names:
-        return None
-    first, second = (
-        np.sum([model.terms[name].log_ratio(events) for name in names], axis=0) for events in (data, generated)
-    )
-    return first, second
+    Raises
+    ------
+    ModelError
+        If the model has no folder (it stands in a run card).
+    OutputError
+        If the folder cannot be written.
+    """
+    model = options.model if request.generator is None else load_model(request.generator)
+    if model.directory is None:
+        raise ModelError(f"model {model.name!r} stands in a run card and has no folder to put a certificate into")
+    return write_text(model.directory / CERTIFICATE, to_text(certificate.to_dict()))
 
 
 def _classify(
@@ -464,3 +339,11 @@ def _impact(
     except OptionError:
         power = None
     return impact, pooled, power
+
+
+def _pulls(member_log_prob: FloatArray | None, report: ClassifierReport) -> Pulls | None:
+    """Pulls of the generator's ensemble, where it has one and all weights are finite."""
+    log_weight = report.scores.generated
+    if member_log_prob is None or not np.all(np.isfinite(log_weight)) or not np.all(np.isfinite(member_log_prob)):
+        return None
+    return generator_pulls(member_log_prob, log_weight)

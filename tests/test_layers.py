@@ -22,7 +22,15 @@ LAYERS = (
     ("binned", "diagnostics"),
     ("plotting",),
     ("report",),
-    ("workflow", "toy_workflow", "coverage_workflow", "scan_workflow", "diagnose_workflow", "config"),
+    (
+        "workflow",
+        "toy_workflow",
+        "coverage_workflow",
+        "scan_workflow",
+        "diagnose_inputs",
+        "diagnose_workflow",
+        "config",
+    ),
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -95,7 +103,7 @@ def upward(path: Path) -> list[str]:
         if home == "training":
             allowed = target == "training" or (target in LEVEL and LEVEL[target] <= LEVEL["terms"])
         elif target == "training":
-            allowed = home in {"workflow", "diagnose_workflow", "cli"}
+            allowed = home in {"workflow", "diagnose_inputs", "diagnose_workflow", "cli"}
         else:
             sideways = {home, target} == SIDE_BY_SIDE
             allowed = target in LEVEL and LEVEL[target] <= LEVEL[home] and not sideways

@@ -38,12 +38,13 @@ __all__ = ["diagnose_command", "report_command"]
 @click.option("--folds", type=click.IntRange(min=2), default=3, show_default=True, help="Folds of the cross-fit.")
 @click.option("--permutations", type=int, default=999, show_default=True, help="Of the labels.")
 @click.option(
-    "--nplm-permutations", type=click.IntRange(min=0), default=399, show_default=True, help="Of NPLM; 0 leaves it out."
+    "--nplm-permutations", type=click.IntRange(min=0), default=999, show_default=True, help="Of NPLM; 0 leaves it out."
 )
 @click.option("--tolerance", type=float, default=0.2, show_default=True, help="Acceptable bias of mu, in its errors.")
 @click.option("--max-events", type=int, default=20_000, show_default=True, help="Most events of each kind.")
 @click.option("--null-run/--no-null-run", default=True, help="Repeat it on two halves of the data.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Seed of all random numbers.")
+@click.option("--attach", is_flag=True, help="Put the certificate into the folder of the generator, or of the model.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Write figures and JSON there.")
 @click.option("--json", "json_path", metavar="FILE", help="Write JSON to a file, or to standard output (-).")
 def diagnose_command(
@@ -60,6 +61,7 @@ def diagnose_command(
     max_events: int,
     null_run: bool,
     seed: int,
+    attach: bool,
     output: Path | None,
     json_path: str | None,
     debug: bool,
@@ -70,7 +72,8 @@ def diagnose_command(
     In the sidebands of the window; the data inside stay blinded without --unblind. Exit code 0 whatever the verdict.
     """
     from gbistat.cli.toys import progress_bar
-    from gbistat.diagnose_workflow import DiagnoseRequest, run_diagnose, write_certificate
+    from gbistat.diagnose_inputs import DiagnoseRequest
+    from gbistat.diagnose_workflow import attach_certificate, run_diagnose, write_certificate
     from gbistat.diagnostics.verdict import VerdictOptions
     from gbistat.report.document import to_text
     from gbistat.report.files import check_writable, write_text
@@ -91,9 +94,12 @@ def diagnose_command(
         seed=seed,
     )
     check_writable(output, None if json_path in (None, "-") else Path(str(json_path)))
+    run = run_options(**options)
     with progress_bar() as bar:
-        certificate = run_diagnose(run_options(**options), request, steps=bar.steps)
+        certificate = run_diagnose(run, request, steps=bar.steps)
         written = [] if output is None else write_certificate(certificate, output)
+    if attach:
+        written.append(attach_certificate(certificate, run, request))
     if json_path == "-":
         click.echo(to_text(certificate.to_dict()), nl=False)
         return 0

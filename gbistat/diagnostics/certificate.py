@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from gbistat import __version__
 from gbistat.diagnostics.calibration import calibrate
 from gbistat.diagnostics.closure import reweighting_closure
 from gbistat.diagnostics.evidence import log_score, paired_evidence, tail_tests
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from gbistat.diagnostics.nplm import NplmResult
     from gbistat.diagnostics.overfitting import EnsembleStability, Overfitting
     from gbistat.diagnostics.permutations import PermutationTest
+    from gbistat.diagnostics.pulls import Pulls
     from gbistat.diagnostics.regions import Region
     from gbistat.diagnostics.roc import AreaUnderCurve
     from gbistat.diagnostics.scorecard import Scorecard
@@ -238,10 +240,10 @@ class Certificate:
         The verdict.
     settings : dict
         Options, seeds and hashes of folds.
-    observables : mapping of str to (values, unit)
-        For figures.
-    log_generator : array, optional
-        ln p of generated events.
+    pulls : Pulls, optional
+        Of the generator's ensemble.
+    observables, units : mappings
+        Values in the order of the scores, and their units, for figures.
     """
 
     model: str
@@ -262,6 +264,7 @@ class Certificate:
     statement: str | None
     verdict: Verdict
     settings: Json
+    pulls: Pulls | None = None
     observables: Mapping[str, FloatArray] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
 
@@ -326,6 +329,7 @@ class Certificate:
 
         return {
             "schema": "gbistat.diagnose/1",
+            "version": __version__,
             "model": {"name": self.model, "sha256": self.model_sha256},
             "generator": self.generator,
             "events": {"path": self.source},
@@ -342,6 +346,7 @@ class Certificate:
             "impact": optional(self.impact),
             "pooled_bias": optional(self.pooled),
             "power": self.power,
+            "pulls": optional(self.pulls),
             "statement": self.statement,
             "settings": self.settings,
         }

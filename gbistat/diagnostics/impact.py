@@ -33,6 +33,7 @@ __all__ = [
     "injection_power",
     "pool_windows",
     "projected_bias",
+    "ratio_normalisation",
     "signal_score",
     "smallest_certifiable",
 ]
@@ -246,6 +247,39 @@ def injection_power(
         bias = scale * (float(np.mean(generated[np.minimum(rows, generated.size - 1)])) - float(np.mean(own)))
         found += bias > ONE_SIDED * error
     return found / trials
+
+
+def ratio_normalisation(log_ratios: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """What a ratio must be multiplied by to have mean 1 over the background, for each of several parameter values.
+
+    Parameters
+    ----------
+    log_ratios : array of shape (k, n)
+        ln(p_s / p_b) of n background events, generated or held out, at k values of the parameters.
+
+    Returns
+    -------
+    array of shape (k,), array of shape (k,)
+        kappa = 1 / mean r, and its standard error.
+
+    Raises
+    ------
+    EventsError
+        If a ratio is NaN or all are 0.
+
+    Notes
+    -----
+    The mean of r is carried by few events where signal and background are well separated, and its error is then too
+    small: `gbistat.training.kappa` has the estimator that uses signal events too.
+    """
+    values = np.atleast_2d(np.asarray(log_ratios, dtype=np.float64))
+    top = values.max(axis=1, keepdims=True)
+    if np.isnan(values).any() or not np.all(np.isfinite(top)):
+        raise EventsError("log ratios are NaN, or the ratio is 0 for all events; check these events")
+    scaled = np.exp(values - top)
+    mean, error = scaled.mean(axis=1), scaled.std(axis=1) / math.sqrt(values.shape[1])
+    kappa: FloatArray = np.exp(-top[:, 0]) / mean
+    return kappa, kappa * error / mean
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """PASS, FAIL or UNDECIDED, with reasons: a test that does not reject certifies nothing.
 
 PASS needs an equivalence bound (the bias of mu excluded above the tolerance at 95 %) and shown power (an injected bias of that size is
-found in 80 % of trials). FAIL needs a bias shown to be above the tolerance, or a visible difference that nothing bounds.
+found in 80 % of trials). FAIL needs a bias shown to be above the tolerance at 99 %, or a visible difference that nothing bounds.
 Everything else is UNDECIDED; so is everything a classifier says that learned noise.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from scipy.special import ndtri
 
 if TYPE_CHECKING:
     from gbistat.diagnostics.impact import Impact, PooledBias
@@ -29,7 +31,7 @@ class VerdictOptions:
     tolerance : float
         Largest acceptable bias of mu, in standard errors of mu.
     level : float
-        Global p-value below which a difference counts as seen.
+        Chance of a false alarm that is accepted: of the global p-value, and of a bias shown to be above the tolerance.
     power : float
         Smallest share of injections found that lets a bound count.
     """
@@ -107,10 +109,15 @@ def decide(
     reasons = [seen, *(f"weights not usable: {fault}" for fault in classifier_faults)]
     masses = [] if moments is None or void else _masses(moments)
     if impact is not None:
-        lower = max(0.0, abs(impact.bias.value) - 1.645 * impact.bias.error)
+        lower = abs(impact.bias.value) - float(ndtri(1.0 - 0.5 * options.level)) * impact.bias.error
         text = f"bias of mu {impact.bias.value:.2g} +- {impact.bias.error:.2g} sigma"
         if lower > options.tolerance:
-            return Verdict("FAIL", (f"{text}: above {options.tolerance:g} at 95 %", *reasons, *masses), detected, void)
+            return Verdict(
+                "FAIL",
+                (f"{text}: above {options.tolerance:g} at {100 * (1 - options.level):g} %", *reasons, *masses),
+                detected,
+                void,
+            )
         bounded = impact.upper < options.tolerance
         if bounded and power is not None and power >= options.power:
             harmless = ", detectable and harmless: attach the tilt nuisance" if detected else ""

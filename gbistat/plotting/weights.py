@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gbistat import extras
-from gbistat.diagnostics.permutations import FAMILY
 from gbistat.diagnostics.roc import roc_curve
 from gbistat.diagnostics.slices import slice_mask
 from gbistat.plotting.figure import figure_file
-from gbistat.plotting.labels import mass_symbol, p_value_text
-from gbistat.plotting.style import BACKGROUND, BARS, GUIDE, ONE_SIGMA, SIGNAL, TWO_SIGMA, Artists
+from gbistat.plotting.labels import p_value_text
+from gbistat.plotting.style import BACKGROUND, GUIDE, ONE_SIGMA, SIGNAL, TWO_SIGMA, Artists
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,53 +19,75 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from gbistat.diagnostics.calibration import Calibration
-    from gbistat.diagnostics.certificate import Certificate
-    from gbistat.diagnostics.closure import Closure
-    from gbistat.diagnostics.nplm import NplmResult
-    from gbistat.diagnostics.permutations import PermutationTest
     from gbistat.diagnostics.roc import RocCurve
     from gbistat.diagnostics.weights import Scores
     from gbistat.typing import FloatArray
 
 __all__ = [
+    "density_histogram",
     "draw_calibration",
-    "draw_closure",
+    "draw_histogram",
     "draw_log_weights",
-    "draw_nplm",
-    "draw_null",
     "draw_roc",
     "draw_slices",
     "draw_weights",
-    "save_certificate",
     "save_weight_figures",
 ]
 
 DATA, GENERATED = SIGNAL, BACKGROUND
-STATISTICS = {
-    "log_score": "log-score",
-    "auc": "|AUC $-$ 0.5|",
-    "high_tail": "data at large w",
-    "low_tail": "generated at small w",
-    "weight_bins": "bins of w",
-}
 
 
-def _histogram(values: FloatArray, edges: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Density with its errors; what lies outside is added to the first and last bin, none is dropped."""
+def density_histogram(values: FloatArray, edges: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Density, its errors and counts in bins; what lies outside is added to the first and last bin, none is dropped.
+
+    Parameters
+    ----------
+    values : array of shape (n,)
+        May be infinite.
+    edges : array of shape (bins + 1,)
+        Edges.
+    """
     inner = edges[1:-1]
     counts = np.bincount(np.searchsorted(inner, values, side="right"), minlength=edges.size - 1).astype(np.float64)
     norm = 1.0 / (values.size * np.diff(edges))
     return counts * norm, np.sqrt(counts) * norm, counts
 
 
+def draw_histogram(
+    ax: Axes, height: FloatArray, edges: FloatArray, error: FloatArray | None = None, *, color: str, label: str
+) -> Artists:
+    """Draw the outline of a histogram and its errors.
+
+    Stairs and error bars are matplotlib's own: ``mplhep.histplot`` reads every setting, which makes matplotlib choose a
+    backend for the whole process.
+
+    Parameters
+    ----------
+    ax : Axes
+        Where to draw.
+    height, error : array of shape (bins,)
+        Values and, if any, their errors.
+    edges : array of shape (bins + 1,)
+        Edges.
+    color, label : str
+        Of both.
+    """
+    artists: Artists = {"stairs": ax.stairs(height, edges, color=color, label=label, linewidth=1.4, baseline=None)}
+    if error is not None:
+        middle = 0.5 * (edges[1:] + edges[:-1])
+        used = height > 0
+        artists["errors"] = ax.errorbar(
+            middle[used], height[used], yerr=error[used], fmt="none", color=color, linewidth=1
+        )
+    return artists
+
+
 def _two(ax: Axes, data: FloatArray, generated: FloatArray, edges: FloatArray) -> Artists:
     """Densities of both classes."""
     artists: Artists = {}
     for name, values, colour in (("generated", generated, GENERATED), ("data", data, DATA)):
-        height, error, _ = _histogram(values, edges)
-        artists[name] = extras.mplhep().histplot(
-            height, edges, yerr=error, ax=ax, color=colour, label=f"{name} ({values.size})", histtype="step"
-        )
+        height, error, _ = density_histogram(values, edges)
+        artists[name] = draw_histogram(ax, height, edges, error, color=colour, label=f"{name} ({values.size})")
     return artists
 
 
@@ -95,6 +115,9 @@ def draw_weights(scores: Scores, ax: Axes, *, log: bool = False) -> Artists:
     ax.set(xlim=(edges[0], edges[-1]), xlabel="weight w", ylabel="probability density")
     if log:
         ax.set(xscale="log", yscale="log")
+        # From half an event in the widest bin to room for the legend.
+        lowest = 0.5 / (scores.logit.size * float(edges[-1] - edges[-2]))
+        ax.set_ylim(lowest, max(10.0 * ax.get_ylim()[1], 1e3 * lowest))
     artists["legend"] = ax.legend(loc="upper left" if log else "upper right")
     return artists
 
@@ -122,7 +145,7 @@ def draw_log_weights(scores: Scores, axes: tuple[Axes, Axes]) -> Artists:
     artists = _two(top, scores.data, scores.generated, edges)
     top.set(ylabel="probability density", yscale="log")
     artists["legend"] = top.legend(loc="upper left")
-    n1, n0 = (_histogram(part, edges)[2] for part in (scores.data, scores.generated))
+    n1, n0 = (density_histogram(part, edges)[2] for part in (scores.data, scores.generated))
     used = (n1 > 0) & (n0 > 0)
     centres = 0.5 * (edges[1:] + edges[:-1])[used]
     ratio = n1[used] / n0[used] * scores.generated.size / scores.data.size
@@ -134,6 +157,7 @@ def draw_log_weights(scores: Scores, axes: tuple[Axes, Axes]) -> Artists:
     span = min(span, 100.0)
     if span > 2.5:
         bottom.set_yscale("log")
+        bottom.yaxis.set_minor_formatter("")
         bottom.set_ylim(1 / span, span)
     else:
         bottom.set_ylim(2.0 - span, span)
@@ -227,126 +251,12 @@ def draw_slices(values: FloatArray, scores: Scores, ax: Axes, *, label: str, sha
         ("small", "#7a21dd", f"generated, {percent} smallest w"),
     ):
         mask = slice_mask(scores, "large" if side == "large" else "small", share)
-        height, _, _ = _histogram(values[mask], edges[::2])
-        artists[side] = extras.mplhep().histplot(
-            height, edges[::2], ax=ax, color=colour, label=text, histtype="fill", alpha=0.35
-        )
+        height, _, _ = density_histogram(values[mask], edges[::2])
+        artists[side] = ax.stairs(height, edges[::2], color=colour, label=text, fill=True, alpha=0.35)
     ax.set(xlim=(edges[0], edges[-1]), xlabel=label, ylabel="probability density")
-    top = max(float(np.max(_histogram(values[scores.is_data], edges)[0])), ax.get_ylim()[1])
+    top = max(float(np.max(density_histogram(values[scores.is_data], edges)[0])), ax.get_ylim()[1])
     ax.set_ylim(0, 1.35 * top)
     artists["legend"] = ax.legend(loc="upper right", fontsize="x-small", ncols=2)
-    return artists
-
-
-def draw_closure(closure: Closure, low: float, high: float, axes: tuple[Axes, Axes], *, label: str) -> Artists:
-    """Draw data, generated and reweighted events, and their ratio to data.
-
-    Parameters
-    ----------
-    closure : Closure
-        Counts.
-    low, high : float
-        Outer ends of the first and last bin, which are open.
-    axes : (Axes, Axes)
-        Main panel and ratio.
-    label : str
-        Of the x axis.
-    """
-    top, bottom = axes
-    edges = np.concatenate([[low], closure.edges, [high]])
-    width = np.diff(edges)
-    scaled = closure.generated * closure.data.sum() / closure.generated.sum()
-    artists: Artists = {}
-    histplot = extras.mplhep().histplot
-    for name, counts, colour in (
-        ("generated", scaled, GENERATED),
-        ("generated, weighted", closure.reweighted, ONE_SIGMA),
-        ("data", closure.data, DATA),
-    ):
-        artists[name] = histplot(counts / width, edges, ax=top, color=colour, label=name, histtype="step", yerr=False)
-        if name != "data":
-            ratio = counts / np.maximum(closure.data, 1.0)
-            artists[f"{name} ratio"] = histplot(ratio, edges, ax=bottom, color=colour, histtype="step", yerr=False)
-    error = 1.0 / np.sqrt(np.maximum(closure.data, 1.0))
-    artists["error"] = bottom.fill_between(
-        np.repeat(edges, 2)[1:-1], np.repeat(1 - error, 2), np.repeat(1 + error, 2), color=BARS, alpha=0.25, linewidth=0
-    )
-    for guide in (0.8, 1.2):
-        bottom.axhline(guide, color=GUIDE, linestyle=":", linewidth=0.8)
-    top.set(ylabel="events per unit", ylim=(0, 1.3 * float(np.max(closure.data / width))))
-    artists["legend"] = top.legend(
-        loc="upper right",
-        title=f"$\\chi^2$ before {closure.chi2_before:.0f}, after {closure.chi2_after:.0f} / {closure.n_degrees}",
-    )
-    bottom.set(xlim=(low, high), ylim=(0.71, 1.29), xlabel=label, ylabel="ratio to data")
-    return artists
-
-
-def draw_null(test: PermutationTest, ax: Axes) -> Artists:
-    """Draw every statistic in units of its null width, with the null's central ranges.
-
-    Parameters
-    ----------
-    test : PermutationTest
-        Statistics and permutations.
-    ax : Axes
-        Where to draw.
-    """
-    artists: Artists = {}
-    rows = np.arange(len(FAMILY))[::-1]
-    for row, statistic, null in zip(rows, test.statistics, test.null.T, strict=True):
-        scale = statistic.null_width or 1.0
-        pulls = (null - statistic.null_mean) / scale
-        for share, colour in ((0.9545, TWO_SIGMA), (0.6827, ONE_SIGMA)):
-            ends = np.quantile(pulls, [0.5 - share / 2, 0.5 + share / 2])
-            ax.barh(row, ends[1] - ends[0], left=ends[0], height=0.55, color=colour, alpha=0.7)
-        artists[statistic.name] = ax.plot(statistic.z_null, row, "o", color="black", markersize=7)[0]
-        ax.annotate(
-            p_value_text(statistic.p_value),
-            (0.98, row),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="center",
-            fontsize="small",
-        )
-    reach = 1.5 * max(3.0, max(abs(s.z_null) for s in test.statistics))
-    ax.set(xlim=(-4.0, reach), ylim=(-0.6, len(FAMILY) - 0.2), xlabel="distance to the null mean in null widths")
-    ax.set_yticks(rows, [STATISTICS[name] for name in FAMILY])
-    ax.minorticks_off()
-    ax.set_title(f"all together: {p_value_text(test.p_global)} ({test.n_permutations} permutations)", fontsize="small")
-    return artists
-
-
-def draw_nplm(result: NplmResult, ax: Axes) -> Artists:
-    """Draw the null distribution of t, the gamma and chi-square distributions fitted to it, and the observed t.
-
-    Parameters
-    ----------
-    result : NplmResult
-        The best width is drawn.
-    ax : Axes
-        Where to draw.
-    """
-    from scipy.stats import chi2, gamma
-
-    best = result.best
-    high = max(float(best.null.max()), best.t) * 1.1
-    edges = np.linspace(0.0, high, 41)
-    height, error, _ = _histogram(best.null, edges)
-    artists: Artists = {
-        "null": extras.mplhep().histplot(
-            height, edges, yerr=error, ax=ax, color=BARS, label=f"{best.null.size} permutations", histtype="step"
-        )
-    }
-    x = np.linspace(0.0, high, 400)
-    mean, variance = float(best.null.mean()), float(best.null.var())
-    if variance > 0:
-        curve = gamma(mean**2 / variance, scale=variance / mean).pdf(x)
-        artists["gamma"] = ax.plot(x, curve, color=ONE_SIGMA, label="gamma, fitted")[0]
-        artists["chi2"] = ax.plot(x, chi2(mean).pdf(x), color=TWO_SIGMA, label=f"$\\chi^2$, {mean:.1f} dof")[0]
-    artists["observed"] = ax.axvline(best.t, color=DATA, label=f"observed, {p_value_text(best.p_value)}")
-    ax.set(xlim=(0, high), ylim=(0, 1.6 * float(height.max())), xlabel="t", ylabel="probability density")
-    artists["legend"] = ax.legend(loc="upper left", fontsize="x-small", ncols=2)
     return artists
 
 
@@ -404,47 +314,4 @@ def save_weight_figures(
     for name, values in observables.items():
         with figure_file(place(f"slices_{name}")) as (ax,):
             draw_slices(values, scores, ax, label=labels.get(name, name))
-    return written
-
-
-def save_certificate(certificate: Certificate, directory: Path) -> list[Path]:
-    """Write all figures of a certificate into a folder.
-
-    Parameters
-    ----------
-    certificate : Certificate
-        Results.
-    directory : Path
-        Existing folder.
-
-    Raises
-    ------
-    OutputError
-        If a file cannot be written.
-    """
-    report = certificate.classifier
-    labels = {
-        name: f"{mass_symbol(name)}"
-        + (f" [{unit}]" if (unit := certificate.units.get(name, "")) not in ("", "1") else "")
-        for name in certificate.observables
-    }
-    ranked = list(dict.fromkeys(item.observable for item in report.slices))
-    shown = {name: certificate.observables[name] for name in ranked[:2]}
-    area = report.area
-    text = f"AUC {area.value:.4f}, {area.pull:+.1f} null widths"
-    written = save_weight_figures(report.scores, report.calibration, shown, labels, directory, text=text)
-    for closure in report.closure:
-        if closure.observable not in shown:
-            continue
-        written.append(directory / f"closure_{closure.observable}.png")
-        low, high = np.quantile(certificate.observables[closure.observable], [0.001, 0.999])
-        with figure_file(written[-1], rows=(2.2, 1.0), size=(7.0, 6.4)) as (top, bottom):
-            draw_closure(closure, float(low), float(high), (top, bottom), label=labels[closure.observable])
-    written.append(directory / "null_distributions.png")
-    with figure_file(written[-1]) as (ax,):
-        draw_null(report.permutations, ax)
-    if certificate.nplm is not None:
-        written.append(directory / "nplm.png")
-        with figure_file(written[-1]) as (ax,):
-            draw_nplm(certificate.nplm, ax)
     return written

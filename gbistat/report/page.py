@@ -27,6 +27,8 @@ CAPTIONS = {
     "roc": "ROC curve minus the diagonal, with the band of samples that are alike.",
     "calibration": "Data over generated events in bins of the weight.",
     "null_distributions": "Statistics in units of their null widths; bars hold 68 and 95 % of permutations.",
+    "pulls": "Pulls of the generator's ensemble; narrower than 1 where its errors are shared between events.",
+    "generator_errors": "Error of the density by the ensemble, against the weight.",
     "nplm": "NPLM: t of permuted labels and of the data.",
     "spectrum": "Mass spectrum with the fit.",
     "profile": "Profile likelihood.",

@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 
 from gbistat.cli import main
+from gbistat.config import DEFAULT_MODEL, demo_events
+from gbistat.diagnostics.saved import saved_verdict
+from gbistat.errors import ModelError
+from gbistat.terms.store import load_model, load_reference
 
 pytest.importorskip("sklearn", reason="needs the extra 'train'")
 QUICK = [
@@ -74,9 +78,6 @@ def test_a_browser_shows_the_page(folder, tmp_path):
 
 def test_json_on_standard_output(capsys, tmp_path):
     # A file of generated events that are shifted in one feature: seen.
-    from gbistat.config import DEFAULT_MODEL
-    from gbistat.terms.store import load_model, load_reference
-
     reference = load_reference(load_model(DEFAULT_MODEL))
     names = reference.names
     rows = np.random.default_rng(1).permutation(len(reference))[:12_000]
@@ -89,9 +90,20 @@ def test_json_on_standard_output(capsys, tmp_path):
     assert any(region["obs"] == "tau21_heavy" and region["p"] < 0.05 for region in content["classifier"]["regions"])
 
 
-def test_bad_input(capsys, tmp_path):
-    from gbistat.config import demo_events
+def test_a_certificate_travels_with_its_model(folder, tmp_path):
+    assert saved_verdict(None) is None
+    assert saved_verdict(tmp_path) is None
+    content = json.loads((folder / "diagnostics.json").read_text())
+    assert saved_verdict(folder).startswith(content["verdict"])
+    # The shipped model has one, of these events and of this version of the model.
+    shipped = load_model(DEFAULT_MODEL)
+    assert json.loads((shipped.directory / "diagnostics.json").read_text())["model"]["sha256"] == shipped.sha256
+    (tmp_path / "diagnostics.json").write_text("{}")
+    with pytest.raises(ModelError, match="is no certificate"):
+        saved_verdict(tmp_path)
 
+
+def test_bad_input(capsys, tmp_path):
     assert run(["diagnose", *QUICK, "--trained-on", str(demo_events())]) == 1
     assert "are also in 'generator training'" in capsys.readouterr().err
     assert run(["diagnose", *QUICK, "--window", "3700", "4100"]) == 1

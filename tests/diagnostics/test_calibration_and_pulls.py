@@ -25,6 +25,12 @@ def test_distorted_weights_are_recovered(toys, c, k):
     assert abs(result.slope.value - 1 / k) < 3 * result.slope.error
     assert abs(result.intercept.value + math.log(c) / k) < 3 * result.intercept.error
     assert result.failed == (k != 1)
+    # Errors from the Fisher information of the right model, where the classes are equally many.
+    exact = toy.log_weight(toy.values)
+    p = 1 / (1 + np.exp(-exact))
+    design = np.column_stack([np.ones(p.size), math.log(c) + k * exact])
+    errors = np.sqrt(np.diag(np.linalg.inv((design * (p * (1 - p))[:, None]).T @ design)))
+    assert [result.intercept.error, result.slope.error] == pytest.approx(errors, rel=0.01)
 
 
 def test_chi2_of_exact_weights_is_uniform(toys):

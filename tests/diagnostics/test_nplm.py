@@ -15,8 +15,8 @@ from gbistat.diagnostics.nplm import (
     kernel_width,
     nplm_fit,
     nplm_test,
-    null_significance,
 )
+from gbistat.diagnostics.significance import null_significance
 from gbistat.errors import EventsError, OptionError
 
 

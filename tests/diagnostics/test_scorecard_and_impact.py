@@ -19,6 +19,7 @@ from gbistat.diagnostics.impact import (
     injection_power,
     pool_windows,
     projected_bias,
+    ratio_normalisation,
     signal_score,
     smallest_certifiable,
 )
@@ -180,3 +181,14 @@ def test_impact_refuses_what_has_no_answer():
         projected_bias(np.arange(3.0), np.ones(3), n_background=5)
     with pytest.raises(EventsError, match="must be finite"):
         projected_bias(np.array([1.0, np.nan]), np.arange(3.0), n_background=5)
+
+
+def test_a_ratio_that_is_off_by_a_factor_is_normalised():
+    # Exact ratio of N(theta, 1) to N(0, 1) times 1.1: kappa = 1 / 1.1 at every theta, within 4 errors.
+    x = np.random.default_rng(4).normal(size=50_000)
+    theta = np.array([-0.5, 0.0, 0.3, 0.8])
+    kappa, error = ratio_normalisation(math.log(1.1) + theta[:, None] * x - 0.5 * theta[:, None] ** 2)
+    assert np.all(np.abs(kappa - 1 / 1.1) < 4 * error + 1e-9)
+    assert error[-1] == pytest.approx(math.sqrt(math.expm1(0.64) / 50_000) / 1.1, rel=0.1)
+    with pytest.raises(EventsError, match="ratio is 0"):
+        ratio_normalisation(np.full((1, 3), -np.inf))

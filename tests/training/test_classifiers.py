@@ -12,6 +12,7 @@ from gbistat.diagnostics.calibration import calibrate
 from gbistat.diagnostics.evidence import log_score
 from gbistat.diagnostics.folds import assign_folds
 from gbistat.diagnostics.nplm import NplmOptions, kernel_features, nplm_fit
+from gbistat.diagnostics.permutations import permutation_test
 from gbistat.diagnostics.roc import area_under_roc
 from gbistat.diagnostics.weights import Scores
 from gbistat.errors import EventsError, OptionError
@@ -73,6 +74,24 @@ def test_no_event_is_asked_about_by_a_classifier_that_saw_it():
     train = Scores(fitted.train_logit, label[fitted.train_rows], fold=fitted.train_fold)
     assert area_under_roc(train).value > 0.6
     assert abs(area_under_roc(Scores(fitted.logit, label, fold=fold)).pull) < 4
+
+
+def test_trees_find_a_missing_tail_that_the_area_does_not_show():
+    # Jet masses ~ Gamma(9), 1.3 % of them above a cut that the generator keeps to.
+    rng = np.random.default_rng(9)
+    n = 8000
+    mass = rng.gamma(9, 0.01, (4 * n, 1))
+    data, rest = mass[:n], mass[n:]
+    inputs = np.concatenate([data, rest[rest[:, 0] < 0.17][:n]])
+    label = np.arange(2 * n) < n
+    fold = assign_folds(np.arange(2 * n), 2, rng=rng)
+    options = ClassifierOptions(members=2, smallest_leaf=40)
+    fitted = cross_fit(inputs, label, fold, rng=rng, options=options)
+    scores = Scores(fitted.logit, label, fold=fold)
+    test = permutation_test(scores, rng=rng, permutations=1999)
+    assert test["log_score"].p_value < 1e-3
+    assert test["log_score"].z_null > 2 * abs(area_under_roc(scores).pull)
+    assert 0.49 < area_under_roc(scores).value < 0.515
 
 
 def test_bad_input_of_classifiers():

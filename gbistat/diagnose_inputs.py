@@ -1,0 +1,181 @@
+"""What ``gbistat diagnose`` compares: held-out events of a region, and generated events at the same masses."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gbistat.data.read import read_events
+from gbistat.data.window import MassWindow
+from gbistat.diagnostics.matching import match_masses, unweight
+from gbistat.diagnostics.verdict import VerdictOptions
+from gbistat.errors import EventsError, ModelError, OptionError
+from gbistat.terms.store import load_model, load_reference
+from gbistat.training.classifiers import ClassifierOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gbistat.config import RunOptions
+    from gbistat.data.events import Events
+    from gbistat.terms.store import LoadedModel
+    from gbistat.typing import FloatArray
+
+__all__ = ["DiagnoseRequest", "generated_pairs", "held_out_region", "named_file", "read_data", "signal_log_ratios"]
+
+SMALLEST = 200
+
+
+@dataclass(frozen=True)
+class DiagnoseRequest:
+    """What to measure, and how long to take.
+
+    Parameters
+    ----------
+    generator : str, optional
+        Name or folder of an exported sideband generator, which is sampled at the masses of the data.
+    generated : Path, optional
+        File of generated events, in the layout of the data. Without either: the generator of the model itself, or else
+        the model's reference events.
+    trained_on : Path, optional
+        File of events that trained the generator: none of them may test it.
+    unblind : bool
+        Test in the signal window, on its data, and not in the sidebands.
+    classifier : ClassifierOptions
+        The classifier.
+    folds, permutations : int
+        Of the cross-fit, of the labels.
+    nplm_permutations : int
+        0 for no NPLM.
+    null_run : bool
+        Whether to repeat everything on two halves of the data.
+    max_events : int
+        Most events of each kind.
+    verdict : VerdictOptions
+        What is asked.
+    seed : int
+        Of everything.
+    """
+
+    generator: str | None = None
+    generated: Path | None = None
+    trained_on: Path | None = None
+    unblind: bool = False
+    classifier: ClassifierOptions = field(default_factory=ClassifierOptions)
+    folds: int = 3
+    permutations: int = 999
+    nplm_permutations: int = 999
+    null_run: bool = True
+    max_events: int = 20_000
+    verdict: VerdictOptions = field(default_factory=VerdictOptions)
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.generator is not None and self.generated is not None:
+            raise OptionError("a generator and a file of generated events: give one of the two")
+        if self.folds < 2 or self.max_events < SMALLEST:
+            raise OptionError(
+                f"folds = {self.folds} and max_events = {self.max_events}: give at least 2 and {SMALLEST}"
+            )
+
+
+def named_file(path: Path) -> str:
+    """Name and hash of a file: what a certificate that travels can say of it."""
+    with path.open("rb") as stream:
+        return f"{path.name} (sha256 {hashlib.file_digest(stream, 'sha256').hexdigest()[:12]})"
+
+
+def read_data(options: RunOptions, path: Path) -> Events:
+    """Events of a file within the range of the model's background fit, in the model's unit."""
+    spec, source = options.model.spec, options.source
+    return read_events(
+        path,
+        features=spec.features,
+        mass=spec.mass.name,
+        mapping=source.mapping,
+        unit=source.unit,
+        window=MassWindow(*spec.background.fit_range, unit=spec.mass.unit),
+        weights=source.weights,
+        tree=source.tree,
+        units=source.units,
+    ).to_unit(spec.mass.unit)
+
+
+def held_out_region(events: Events, model: LoadedModel, window: tuple[float, float], *, unblind: bool) -> Events:
+    """Sideband events, or those of the signal window if unblinded, where the model's terms are valid."""
+    if events.weights is not None:
+        raise EventsError("data with event weights cannot be permuted; give unweighted events")
+    mass = events.mass
+    inside = (mass >= window[0]) & (mass < window[1])
+    chosen = inside if unblind else ~inside
+    if model.spec.valid is not None:
+        chosen &= (mass >= model.spec.valid[0]) & (mass < model.spec.valid[1])
+    if int(chosen.sum()) < SMALLEST:
+        where = "signal window" if unblind else "sidebands"
+        raise EventsError(f"{int(chosen.sum())} events in the {where} where the model is valid; {SMALLEST} are needed")
+    return events.select(chosen)
+
+
+def generated_pairs(
+    options: RunOptions, request: DiagnoseRequest, data: Events, rng: np.random.Generator
+) -> tuple[str, tuple[Events, Events], FloatArray | None]:
+    """Name of the generator, pairs of data and generated events, and ln p of an ensemble's members at the latter."""
+    spec = options.model.spec
+    chosen = None if request.generator is None else load_model(request.generator)
+    if chosen is None and request.generated is None and _samplers(options.model):
+        chosen = options.model
+    if chosen is not None:
+        term = _samplers(chosen)
+        if term is None:
+            raise ModelError(f"model {chosen.name!r} has no generator that can be sampled; give --generated FILE")
+        data = data.select(rng.permutation(len(data))[: request.max_events])
+        low, high = term.metadata.mass.bounds
+        data = data.select((data.mass >= low) & (data.mass <= high))
+        missing = [name for name in spec.features if name not in term.features]
+        if missing:
+            raise ModelError(
+                f"generator {chosen.name!r} has no {', '.join(missing)}; it has {', '.join(term.features)}"
+            )
+        columns = [term.features.index(name) for name in spec.features]
+        # A generator has a density inside the ranges of its features only: other events are no test of it.
+        data = data.select(term.inside(data.matrix(term.features)))
+        features = term.sample(data.mass, rng=rng)
+        members = term.member_log_prob(features, data.mass) if term.n_members >= 3 else None
+        units = {name: data.units[name] for name in (spec.mass.name, *spec.features)}
+        sampled = type(data)(data.mass, features[:, columns], spec.features, units, mass_name=spec.mass.name)
+        return f"{chosen.name} (sha256 {chosen.sha256[:12]})", (data, sampled), members
+    if request.generated is not None:
+        pool, name = read_data(options, request.generated), named_file(request.generated)
+    else:
+        reference = load_reference(options.model)
+        if reference is None:
+            raise ModelError(f"model {spec.name!r} has neither generator nor reference events; give --generated FILE")
+        pool, name = reference, f"reference events of {spec.name}"
+    if pool.weights is not None:
+        pool = pool.select(unweight(pool.weights, rng=rng)).without_weights()
+    rows, partners = match_masses(data.mass, pool.mass, rng=rng)
+    keep = rng.permutation(rows.size)[: request.max_events]
+    return name, (data.select(rows[keep]), pool.select(partners[keep])), None
+
+
+def _samplers(model: LoadedModel) -> Any:
+    """Generator of a model, if it has one."""
+    for term in model.terms.values():
+        if getattr(term.metadata, "samplers", ()):
+            return importlib.import_module("gbistat.terms.generator").GeneratorTerm(term)
+    return None
+
+
+def signal_log_ratios(model: LoadedModel, data: Events, generated: Events) -> tuple[FloatArray, FloatArray] | None:
+    """Log ratio of signal to background in the features, where the model has one."""
+    names = model.spec.signal.ratios
+    if not names:
+        return None
+    first, second = (
+        np.sum([model.terms[name].log_ratio(events) for name in names], axis=0) for events in (data, generated)
+    )
+    return first, second
