@@ -30,6 +30,8 @@ LOWER = 1e-3
 """How far (in nll) below Newton's minimum MIGRAD must end to be believed."""
 SMALLEST_BEND = 0.2
 """Curvature of the nll, in units of that of each parameter alone, that a step assumes at least where the nll does not bend up."""
+LONGEST = 0.1
+"""Longest step where the nll does not bend up, relative to the range of a parameter."""
 FAR = 1e12
 """Size of a parameter, in units of its start or of 1, at which the nll is taken to fall without end."""
 
@@ -140,6 +142,7 @@ class _Newton:
         self.free = free
         self.low = np.array([parameter.low for parameter in nll.parameters])
         self.high = np.array([parameter.high for parameter in nll.parameters])
+        self.span = self.high - self.low
         self.far = FAR * (1.0 + np.abs(nll.start_vector()))
         self.calls = 0
         self.converged = False
@@ -205,6 +208,12 @@ class _Newton:
             values, vectors = np.linalg.eigh(scaled)
             solution = vectors @ ((vectors.T @ right) / np.maximum(np.abs(values), SMALLEST_BEND))
         direction = -scale * solution
+        if failed:
+            # Where the nll does not bend up the quadratic says nothing about how far to go: a tenth of a range at most, or a line search
+            # would halve its way back from the walls.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                share = np.abs(direction) / (LONGEST * self.span[active])
+            direction = direction / max(1.0, float(np.nanmax(share)))
         step = np.zeros_like(state.gradient)
         step[active] = direction
         self._known = (state, (step, -0.5 * float(gradient @ direction), not failed))

@@ -7,6 +7,7 @@ that the map of :mod:`gbistat.fit.plane` has at the tested value, and the lowest
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,11 +70,9 @@ class SearchedProfile(Profile):
             self._points[value] = fit(self.nll, fixed={self.poi: 0.0, **held}).raise_if_invalid()
             return self._points[value]
         found: list[FitResult] = []
-        problem: FitFailed | None = None
-        try:
+        # Where there is no signal at the tested value the other masses are not determined: such a fit is not valid.
+        with suppress(FitFailed):
             found.append(super().conditional(value))
-        except FitFailed as error:
-            problem = error
         for start in self._starts(value):
             if any(self._near(result.values, start) for result in found):
                 continue
@@ -84,9 +83,16 @@ class SearchedProfile(Profile):
             if result.valid:
                 found.append(result)
         if not found:
-            raise problem or FitFailed(f"no fit with {self.poi} held at {value:g} is valid")
+            found.append(self._held(value))
         self._points[value] = min(found, key=lambda result: result.nll)
         return self._points[value]
+
+    def _held(self, value: float) -> FitResult:
+        """Fit with all masses held, the others at the best node of the map: convex, and never better than with them free."""
+        starts = self._starts(value)
+        theta = starts[0] if starts else self.best.values.copy()
+        held = {name: float(theta[i]) for name, i in zip(self.search.names, self._mass_indices, strict=True)}
+        return fit(self.nll, fixed={**held, self.poi: value}, start=theta).raise_if_invalid()
 
     def hints(self) -> tuple[float, ...]:
         """Values of the parameter at all minima that full fits find from the map: narrow pieces of an interval lie there."""
