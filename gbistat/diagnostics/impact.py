@@ -112,7 +112,7 @@ class Impact:
     @property
     def certifiable(self) -> float:
         """Smallest bound that these events can give, were the generator perfect."""
-        return ONE_SIDED * self.bias.error
+        return ONE_SIDED * math.sqrt(self.n_background * (1.0 / self.n_data + 1.0 / self.n_generated))
 
     def statement(self, tolerance: float) -> str:
         """What these events can and cannot certify, in a sentence."""

@@ -103,6 +103,15 @@ def test_a_certificate_travels_with_its_model(folder, tmp_path):
         saved_verdict(tmp_path)
 
 
+def test_an_unblinded_window_asks_for_no_bias(capsys):
+    arguments = [*QUICK, "--nplm-permutations", "0", "--unblind", "--json", "-"]
+    assert run(["diagnose", *arguments]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["region"] == "signal region"
+    assert content["impact"] is None
+    assert "a signal gives large weights too" in content["statement"]
+
+
 def test_bad_input(capsys, tmp_path):
     assert run(["diagnose", *QUICK, "--trained-on", str(demo_events())]) == 1
     assert "are also in 'generator training'" in capsys.readouterr().err
