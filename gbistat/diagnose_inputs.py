@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from gbistat.data.window import MassWindow
 from gbistat.diagnostics.matching import match_masses, unweight
 from gbistat.diagnostics.verdict import VerdictOptions
 from gbistat.errors import EventsError, ModelError, OptionError
+from gbistat.terms.generator import GeneratorTerm
 from gbistat.terms.store import load_model, load_reference
 from gbistat.training.classifiers import ClassifierOptions
 
@@ -162,17 +162,18 @@ def generated_pairs(
     return name, (data.select(rows[keep]), pool.select(partners[keep])), None
 
 
-def _samplers(model: LoadedModel) -> Any:
+def _samplers(model: LoadedModel) -> GeneratorTerm | None:
     """Generator of a model, if it has one."""
     for term in model.terms.values():
-        if getattr(term.metadata, "samplers", ()):
-            return importlib.import_module("gbistat.terms.generator").GeneratorTerm(term)
+        if term.metadata.samplers:
+            return GeneratorTerm(term)
     return None
 
 
 def signal_log_ratios(model: LoadedModel, data: Events, generated: Events) -> tuple[FloatArray, FloatArray] | None:
     """Log ratio of signal to background in the features, where the model has one."""
-    names = model.spec.signal.ratios
+    # A ratio whose masses are free has no value at an event.
+    names = [name for name in model.spec.signal.ratios if not model.terms[name].metadata.parameters]
     if not names:
         return None
     first, second = (
