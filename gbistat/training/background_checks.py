@@ -153,7 +153,7 @@ def pseudo_windows(window: tuple[float, float], span: tuple[float, float]) -> tu
     Examples
     --------
     >>> [(round(a), round(b)) for a, b in pseudo_windows((3300.0, 3700.0), (2400.0, 5200.0))]
-    [(2486, 2788), (2867, 3215), (3796, 4257), (4373, 4903)]
+    [(2479, 2780), (2860, 3207), (3807, 4269), (4393, 4925)]
     """
     ratio = window[1] / window[0]
     gap = ratio**0.25
