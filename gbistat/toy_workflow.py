@@ -213,7 +213,9 @@ def analyse(options: RunOptions, verb: str) -> Analysis:
     named = model.spec if model.directory is None else str(model.directory)
     treatment = model.spec.signal.ensemble
     held = {name: p.start for name, p in model.spec.parameters.items() if p.fixed}
-    card = RunCard(model=named, events=events, windows=options.windows, ensemble=treatment, masses=held)
+    card = RunCard(
+        model=named, events=events, windows=options.windows, ensemble=treatment, masses=held, background_order=model.spec.background.order
+    )
     return prepare(card=card, background=None if options.background is None else options.background.directory)
 
 
@@ -274,6 +276,7 @@ def data_settings(options: RunOptions, analysis: Analysis) -> Json:
         "events_sha256": file_sha256(options.source.path),
         "n_events": len(analysis.events),
         "ensemble": options.model.spec.signal.ensemble,
+        "background_order": options.model.spec.background.order,
         "held": {name: p.start for name, p in options.model.spec.parameters.items() if p.fixed},
         **({} if options.background is None else {"background_sha256": options.background.sha256}),
     }
