@@ -214,7 +214,12 @@ def analyse(options: RunOptions, verb: str) -> Analysis:
     treatment = model.spec.signal.ensemble
     held = {name: p.start for name, p in model.spec.parameters.items() if p.fixed}
     card = RunCard(
-        model=named, events=events, windows=options.windows, ensemble=treatment, masses=held, background_order=model.spec.background.order
+        model=named,
+        events=events,
+        windows=options.windows,
+        ensemble=treatment,
+        masses=held,
+        background_order=model.spec.background.order,
     )
     return prepare(card=card, background=None if options.background is None else options.background.directory)
 
