@@ -4,8 +4,11 @@ import io
 import itertools
 import json
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -331,30 +334,49 @@ def test_two_runs_cannot_write_one_file(journal):
         assert again.found.places == EVERY[:2]
 
 
-@pytest.fixture
-def small_files():
-    """No file may grow beyond 20 kB: as good as a full disk."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def on_a_full_disk(what, path):
+    """What a process says in which no file may grow beyond 20 kB: as good as a full disk.
+
+    A process of its own: the limit is for all its files, the log of this one among them.
+    """
+    pytest.importorskip("resource")
+    command = [sys.executable, __file__, what, str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_a_full_disk_loses_nothing_that_was_written(journal, small_files):
+def append_too_much(path):
     big = {name: np.repeat(array, 1000, axis=0) for name, array in columns(plan(), (0, 2)).items()}
-    with (
-        Journal(journal, plan(), VERSIONS) as writer,
-        pytest.raises(OutputError, match="cannot be written: File too large"),
-    ):
+    with Journal(path, plan(), VERSIONS) as writer:
         writer.append((0, 2), big)
+
+
+def write_too_much(path):
+    large = plan(n_toys=(2000, 10), chunk_size=2000)
+    write_campaign(path, done(large, [(0, 0)]))
+
+
+def test_a_full_disk_loses_nothing_that_was_written(journal):
+    result = on_a_full_disk("append_too_much", journal)
+    assert result.returncode == 3, result.stderr
+    assert "cannot be written: File too large" in result.stdout
     assert read_journal(journal).places == EVERY[:2]
 
 
-def test_a_full_disk_leaves_the_old_file(path, small_files):
+def test_a_full_disk_leaves_the_old_file(path):
     before = path.read_bytes()
-    large = plan(n_toys=(2000, 10), chunk_size=2000)
-    with pytest.raises(OutputError, match=r"toys\.npz cannot be written: File too large"):
-        write_campaign(path, done(large, [(0, 0)]))
+    result = on_a_full_disk("write_too_much", path)
+    assert result.returncode == 3, result.stderr
+    assert "toys.npz cannot be written: File too large" in result.stdout
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == ["toys.npz"]
+
+
+if __name__ == "__main__":
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    try:
+        {"append_too_much": append_too_much, "write_too_much": write_too_much}[sys.argv[1]](Path(sys.argv[2]))
+    except OutputError as error:
+        sys.stdout.write(str(error))
+        sys.exit(3)
