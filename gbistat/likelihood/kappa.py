@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import solve_triangular
 
 from gbistat.errors import ModelError
 from gbistat.likelihood.surface import RatioSurface, node_values
@@ -89,19 +89,22 @@ def smooth_kappa(
     array (g,), array (g,), int, float, int
         Smooth values, their standard deviations, and degree, chi2 and degrees of freedom of the polynomial of largest weight.
     """
-    factor = cho_factor(covariance + RIDGE * covariance.diagonal().max() * np.eye(raw.size), lower=True)
+    # Whitened by the Cholesky factor, the problem is one of least squares with unit errors.
+    factor = np.linalg.cholesky(covariance + RIDGE * covariance.diagonal().max() * np.eye(raw.size))
+    target = solve_triangular(factor, raw, lower=True)
     values, variances, chi2s, counts = [], [], [], []
     for degree in range(max_degree + 1):
         basis = _polynomials(grid, degree)
         if basis.shape[1] >= raw.size:
             break
-        solved = cho_solve(factor, basis)
-        normal = np.linalg.inv(basis.T @ solved)
-        values.append(basis @ (normal @ (solved.T @ raw)))
-        variances.append(np.einsum("ij,jk,ik->i", basis, normal, basis))
-        rest = raw - values[-1]
-        chi2s.append(float(rest @ cho_solve(factor, rest)))
-        counts.append(basis.shape[1])
+        left, sizes, right = np.linalg.svd(solve_triangular(factor, basis, lower=True), full_matrices=False)
+        kept = sizes > 1e-10 * sizes[0]
+        rows = basis @ (right[kept].T / sizes[kept])
+        shares = left[:, kept].T @ target
+        values.append(rows @ shares)
+        variances.append(np.einsum("ij,ij->i", rows, rows))
+        chi2s.append(float(target @ target - shares @ shares))
+        counts.append(int(kept.sum()))
     criterion = np.array(chi2s) + 2.0 * np.array(counts)
     weights = np.exp(-0.5 * (criterion - criterion.min()))
     weights /= weights.sum()
