@@ -198,7 +198,7 @@ def run_export_workspace(
     options: RunOptions,
     observable: str | None = None,
     *,
-    n_bins: int = 20,
+    n_bins: int | None = None,
     min_background: float = 5.0,
     statistical_errors: bool = True,
     steps: Steps = _silent,
@@ -211,8 +211,9 @@ def run_export_workspace(
         Model, events, windows.
     observable : str, optional
         The mass (by default), a feature, ``"log_ratio"``, or two of these with a colon between.
-    n_bins : int, default 20
-        Number of bins; of two observables that of the second in each bin of the first.
+    n_bins : int, optional
+        Number of bins; of two observables that of the second in each bin of the first. By default that of the rows of
+        `run_limits` and `run_compare`: 30 of the log ratio before bins with too few events are joined, 20 otherwise.
     min_background : float, default 5
         Expected background events that a bin has at least, but for those of the mass alone.
     statistical_errors : bool, default True
@@ -230,9 +231,12 @@ def run_export_workspace(
     GbistatError
         If a window cannot be binned, or windows overlap.
     """
+    from gbistat.binned.binning import LOG_RATIO
     from gbistat.binned.export import combine_twins
-    from gbistat.binned.twin import binned_twin
+    from gbistat.binned.twin import MASS_BINS, RATIO_BINS, binned_twin
 
+    if n_bins is None:
+        n_bins = RATIO_BINS if observable == LOG_RATIO else MASS_BINS
     windows = sorted(options.windows)
     for (low, high), (other, end) in pairwise(windows):
         if other < high:

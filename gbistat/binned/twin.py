@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 MASS_SLICES = 5
 """Bins of the first of two observables."""
 
-__all__ = ["binned_results", "binned_twin", "unconstrained_shapes"]
+__all__ = ["MASS_BINS", "RATIO_BINS", "binned_results", "binned_twin", "unconstrained_shapes"]
+
+MASS_BINS, RATIO_BINS = 20, 30
+"""Bins of the mass and of the log ratio, before those with too few events are joined."""
 
 
 def binned_results(
@@ -37,8 +40,8 @@ def binned_results(
     *,
     cl: float = 0.95,
     intervals: Sequence[float] = (0.6827, 0.95),
-    mass_bins: int = 20,
-    ratio_bins: int = 30,
+    mass_bins: int = MASS_BINS,
+    ratio_bins: int = RATIO_BINS,
     min_background: float = 5.0,
 ) -> tuple[list[BinnedResult], list[str]]:
     """pyhf's results in bins of the mass and, where a network looks at features, in bins of the log ratio.

@@ -22,7 +22,11 @@ __all__ = ["export_workspace_command"]
     "--observable",
     help="What to bin: the mass (default), a feature, log_ratio, or two of these as in m_jj:log_ratio.",
 )
-@click.option("--bins", type=int, default=20, show_default=True, help="Bins; of two observables, those of the second.")
+@click.option(
+    "--bins",
+    type=int,
+    help="Bins; of two observables, those of the second.  [default: as in limits: 30 of log_ratio, 20 otherwise]",
+)
 @click.option(
     "--min-background",
     type=float,
@@ -40,7 +44,7 @@ __all__ = ["export_workspace_command"]
 )
 @click.option("--no-staterror", is_flag=True, help="Leave out the statistical errors of templates.")
 def export_workspace_command(
-    observable: str | None, bins: int, min_background: float, form: str, no_staterror: bool, **options: Any
+    observable: str | None, bins: int | None, min_background: float, form: str, no_staterror: bool, **options: Any
 ) -> int:
     """Write the model in bins as a HistFactory workspace (JSON, schema 1.0.0) or in HS3, to standard output or --json FILE.
 
