@@ -27,6 +27,7 @@ LAYERS = (
         "toy_workflow",
         "coverage_workflow",
         "scan_workflow",
+        "training_workflow",
         "diagnose_inputs",
         "diagnose_workflow",
         "config",
@@ -103,7 +104,7 @@ def upward(path: Path) -> list[str]:
         if home == "training":
             allowed = target == "training" or (target in LEVEL and LEVEL[target] <= LEVEL["terms"])
         elif target == "training":
-            allowed = home in {"workflow", "diagnose_inputs", "diagnose_workflow", "cli"}
+            allowed = home in {"training_workflow", "diagnose_inputs", "diagnose_workflow", "cli"}
         else:
             sideways = {home, target} == SIDE_BY_SIDE
             allowed = target in LEVEL and LEVEL[target] <= LEVEL[home] and not sideways

@@ -45,7 +45,7 @@ def train_command() -> None:
 @_training
 def train_ratio_command(card: Path, run: Path, events: Path | None, debug: bool) -> None:
     """Train the density ratio of CARD; the same command goes on where an earlier one was stopped."""
-    from gbistat.workflow import run_training
+    from gbistat.training_workflow import run_training
 
     with _progress() as progress:
         run_training(card, run, events=events, progress=progress)
@@ -56,7 +56,7 @@ def train_ratio_command(card: Path, run: Path, events: Path | None, debug: bool)
 @_training
 def train_background_command(card: Path, run: Path, events: Path | None, debug: bool) -> None:
     """Train the sideband generator of CARD; the same command goes on where an earlier one was stopped."""
-    from gbistat.workflow import run_background_training
+    from gbistat.training_workflow import run_background_training
 
     with _progress() as progress:
         warnings = run_background_training(card, run, events=events, progress=progress)
@@ -69,7 +69,7 @@ def train_background_command(card: Path, run: Path, events: Path | None, debug: 
 @_training
 def train_paws_command(card: Path, run: Path, events: Path | None, debug: bool) -> None:
     """Train the classifier of CARD for all masses of a signal; the same command goes on where an earlier one was stopped."""
-    from gbistat.workflow import run_paws_training
+    from gbistat.training_workflow import run_paws_training
 
     with _progress() as progress:
         run_paws_training(card, run, events=events, progress=progress)
@@ -111,7 +111,7 @@ def _progress() -> Iterator[Callable[[float, str], None] | None]:
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def export_command(run: Path, output: Path, overwrite: bool, events: Path | None, no_checks: bool, debug: bool) -> None:
     """Export a trained RUN as a model: ONNX graphs checked against Keras, and what was measured on held-out events."""
-    from gbistat.workflow import run_export
+    from gbistat.training_workflow import run_export
 
     model = run_export(run, output, overwrite=overwrite, checks=not no_checks, events=events)
     click.echo(f"wrote {output}: model {model.name}, sha256 {model.sha256[:12]}")

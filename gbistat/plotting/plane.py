@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.lines import Line2D
-from scipy.stats import chi2
 
 from gbistat.errors import OptionError
+from gbistat.inference.profile import threshold
 from gbistat.plotting.figure import figure_file
 from gbistat.plotting.labels import parameter_label, percent
 from gbistat.plotting.style import SIGNAL, Artists
@@ -84,7 +84,7 @@ def draw_plane(
     fine = search if close is None else close
     top = float(fine.q0.max())
     for level, style in zip(levels, STYLES, strict=False):
-        cut = top - float(chi2.ppf(level, 2))
+        cut = top - threshold(level, dof=2)
         if cut > 0:
             artists["contours"].append(
                 ax.contour(*fine.axes, fine.q0.T, levels=[cut], colors="white", linestyles=style)

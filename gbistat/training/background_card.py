@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from gbistat.errors import CardError
 from gbistat.terms.metadata import TermName, Unit  # noqa: TC001  # pydantic reads annotations at run time
 from gbistat.terms.validation import Count, Interval, NonNegative, Number, Positive, Record, Text, validate
-from gbistat.training.card import CARD_SCHEMA, AtLeastOne, BackgroundSample, Share, read_yaml
+from gbistat.training.card import CARD_SCHEMA, AtLeastOne, BackgroundSample, Share, check_inside, read_card_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -215,11 +215,11 @@ class BackgroundCard(Record):
                 "widen train_range or narrow the window"
             )
         part = self.model
-        chain = (("window", self.window, "model.valid", part.valid), ("model.valid", part.valid, "train_range", (low, high)),
-                 ("model.valid", part.valid, "model.fit_range", part.fit_range))  # fmt: skip
-        for name, inner, other, outer in chain:
-            if inner[0] < outer[0] or inner[1] > outer[1]:
-                raise ValueError(f"{name} {list(inner)} is not inside {other} {list(outer)}; narrow it or widen that")
+        check_inside(
+            ("window", self.window, "model.valid", part.valid),
+            ("model.valid", part.valid, "train_range", (low, high)),
+            ("model.valid", part.valid, "model.fit_range", part.fit_range),
+        )
         return self
 
 
@@ -231,8 +231,4 @@ def load_background_card(path: str | Path) -> BackgroundCard:
     CardError
         If it cannot be read, is not YAML, is the card of another kind of training, or an entry is wrong.
     """
-    data = read_yaml(path)
-    kind = data.get("kind", "ratio")
-    if kind != "background":
-        raise CardError(f"{path} is the card of a {kind} training; train it with: gbistat train {kind} {path}")
-    return validate(BackgroundCard, data, error=CardError, where=str(path))
+    return validate(BackgroundCard, read_card_of("background", path), error=CardError, where=str(path))

@@ -13,7 +13,7 @@ from gbistat.training.background_card import load_background_card
 from gbistat.training.card import dump_card
 from gbistat.training.environment import library_versions
 from gbistat.training.flow import FlowScaling
-from gbistat.training.run import RUN_SCHEMA, Epoch, read_json, write_json
+from gbistat.training.run import RUN_SCHEMA, Epoch, check_same_run, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -196,13 +196,7 @@ def start_background_run(
     split = sample.record()
     if (directory / "run.json").is_file():
         run = load_background_run(directory)
-        if run.card != card:
-            raise OutputError(f"{directory} holds a run of another card; choose another folder, or use its card.yaml")
-        if run.split != split:
-            raise OutputError(
-                f"{directory} holds a run with other events than those given now (their hashes or splits differ); "
-                "choose another folder, or give the same files"
-            )
+        check_same_run(directory, (run.card, card), (run.split, split))
         return run
     run = BackgroundRun(directory, card, FlowScaling.of(pool), split, pool.counts, tuple(warnings), library_versions())
     try:

@@ -27,12 +27,16 @@ __all__ = [
     "OptimiserSpec",
     "RatioCard",
     "SignalSample",
+    "check_inside",
     "dump_card",
     "load_card",
+    "read_card_of",
     "read_yaml",
 ]
 
 CARD_SCHEMA: Final = "gbistat.training/1"
+COMMANDS: Final = {"ratio": "ratio", "background": "background", "sigma": "background", "paws": "paws"}
+"""Verb of ``gbistat train`` for each kind of card."""
 
 AtLeastOne = Annotated[int, Field(strict=True, ge=1)]
 Share = Annotated[float, Field(strict=True, gt=0.0, lt=1.0)]
@@ -290,14 +294,11 @@ class RatioCard(Record):
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:
         part = self.model
-        chain = (
+        check_inside(
             ("model.window", part.window, "model.valid", part.valid),
             ("model.valid", part.valid, "train_range", self.train_range),
             ("model.valid", part.valid, "model.fit_range", part.fit_range),
         )
-        for name, inner, other, outer in chain:
-            if inner[0] < outer[0] or inner[1] > outer[1]:
-                raise ValueError(f"{name} {list(inner)} is not inside {other} {list(outer)}; narrow it or widen that")
         masses = [signal.resonance for signal in self.signals]
         if any(low >= high for low, high in itertools.pairwise(masses)):
             raise ValueError(f"the resonance masses {masses} do not increase; list the signals in order of mass")
@@ -324,7 +325,37 @@ def load_card(path: str | Path) -> RatioCard:
     CardError
         If it cannot be read, is not YAML, or an entry is wrong (named, with what is allowed).
     """
-    return validate(RatioCard, read_yaml(path), error=CardError, where=str(path))
+    return validate(RatioCard, read_card_of("ratio", path), error=CardError, where=str(path))
+
+
+def read_card_of(kind: str, path: str | Path) -> Json:
+    """Plain data of a card, which has to be of one kind of training.
+
+    Raises
+    ------
+    CardError
+        As :func:`read_yaml`; or if the card is of another kind: with the command that trains it.
+    """
+    data = read_yaml(path)
+    found = data.get("kind", "ratio")
+    if found != kind and found in COMMANDS:
+        raise CardError(
+            f"{path} is the card of a {found} training; train it with: gbistat train {COMMANDS[found]} {path}"
+        )
+    return data
+
+
+def check_inside(*chain: tuple[str, Interval, str, Interval]) -> None:
+    """Refuse an interval of a card that is not inside another one: each link is (name, interval, name of the outer, outer).
+
+    Raises
+    ------
+    ValueError
+        Naming both; pydantic makes an error of the card of it.
+    """
+    for name, inner, other, outer in chain:
+        if inner[0] < outer[0] or inner[1] > outer[1]:
+            raise ValueError(f"{name} {list(inner)} is not inside {other} {list(outer)}; narrow it or widen that")
 
 
 def read_yaml(path: str | Path) -> Json:

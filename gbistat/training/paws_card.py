@@ -19,7 +19,8 @@ from gbistat.training.card import (
     NetworkSpec,
     OptimiserSpec,
     SignalSample,
-    read_yaml,
+    check_inside,
+    read_card_of,
 )
 
 if TYPE_CHECKING:
@@ -191,15 +192,12 @@ class PawsCard(Record):
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:
         part = self.model
-        chain = (
+        check_inside(
             ("model.window", part.window, "model.valid", part.valid),
             ("model.valid", part.valid, "train_range", self.train_range),
             ("signal_range", self.signal_range, "train_range", self.train_range),
             ("train_range", self.train_range, "model.fit_range", part.fit_range),
         )
-        for name, inner, other, outer in chain:
-            if inner[0] < outer[0] or inner[1] > outer[1]:
-                raise ValueError(f"{name} {list(inner)} is not inside {other} {list(outer)}; narrow it or widen that")
         return self
 
 
@@ -211,8 +209,4 @@ def load_paws_card(path: str | Path) -> PawsCard:
     CardError
         If it cannot be read, is not YAML, is the card of another kind of training, or an entry is wrong.
     """
-    data = read_yaml(path)
-    kind = data.get("kind", "ratio")
-    if kind != "paws":
-        raise CardError(f"{path} is the card of a {kind} training; train it with: gbistat train {kind} {path}")
-    return validate(PawsCard, data, error=CardError, where=str(path))
+    return validate(PawsCard, read_card_of("paws", path), error=CardError, where=str(path))

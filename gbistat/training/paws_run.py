@@ -14,7 +14,7 @@ from gbistat.training.environment import library_versions
 from gbistat.training.logit_calibration import LogitLine
 from gbistat.training.network import Scaling
 from gbistat.training.paws_card import load_paws_card
-from gbistat.training.run import RUN_SCHEMA, MemberFolder, read_json, write_json
+from gbistat.training.run import RUN_SCHEMA, MemberFolder, check_same_run, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -143,13 +143,7 @@ def start_paws_run(
     splits = [sample.record() for sample in (*samples, *benchmarks.values())]
     if (directory / "run.json").is_file():
         run = load_paws_run(directory)
-        if run.card != card:
-            raise OutputError(f"{directory} holds a run of another card; choose another folder, or use its card.yaml")
-        if run.splits != splits:
-            raise OutputError(
-                f"{directory} holds a run with other events than those given now (their hashes or splits differ); "
-                "choose another folder, or give the same files"
-            )
+        check_same_run(directory, (run.card, card), (run.splits, splits))
         return run
     run = PawsRun(directory, card, scaling, splits, library_versions())
     try:

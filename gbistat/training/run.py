@@ -27,6 +27,7 @@ __all__ = [
     "HeldOut",
     "MemberFolder",
     "RatioRun",
+    "check_same_run",
     "load_run",
     "read_json",
     "start_run",
@@ -180,13 +181,7 @@ def start_run(
     splits = [sample.record() for sample in (background, *signals)]
     if (directory / "run.json").is_file():
         run = load_run(directory)
-        if run.card != card:
-            raise OutputError(f"{directory} holds a run of another card; choose another folder, or use its card.yaml")
-        if run.splits != splits:
-            raise OutputError(
-                f"{directory} holds a run with other events than those given now (their hashes or splits differ); "
-                "choose another folder, or give the same files"
-            )
+        check_same_run(directory, (run.card, card), (run.splits, splits))
         return run
     run = RatioRun(directory, card, scaling, splits, library_versions())
     try:
@@ -208,6 +203,23 @@ def start_run(
             f"{directory} cannot be written: {problem.strerror or problem}; choose another place"
         ) from None
     return run
+
+
+def check_same_run(directory: Path, card: tuple[object, object], splits: tuple[object, object] = (None, None)) -> None:
+    """Refuse to go on with a folder whose card or splits (there, and now) differ.
+
+    Raises
+    ------
+    OutputError
+        With what to do.
+    """
+    if card[0] != card[1]:
+        raise OutputError(f"{directory} holds a run of another card; choose another folder, or use its card.yaml")
+    if splits[0] != splits[1]:
+        raise OutputError(
+            f"{directory} holds a run with other events than those given now (their hashes or splits differ); "
+            "choose another folder, or give the same files"
+        )
 
 
 def run_kind(directory: str | Path) -> str:

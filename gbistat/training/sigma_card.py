@@ -10,7 +10,7 @@ from gbistat.errors import CardError
 from gbistat.terms.metadata import TermName  # noqa: TC001  # pydantic reads annotations at run time
 from gbistat.terms.validation import Count, Interval, NonNegative, Positive, Record, Text, validate
 from gbistat.training.background_card import BackgroundPart, FeatureInput  # noqa: TC001
-from gbistat.training.card import CARD_SCHEMA, AtLeastOne, BackgroundSample, Share, read_yaml
+from gbistat.training.card import CARD_SCHEMA, AtLeastOne, BackgroundSample, Share, read_card_of
 from gbistat.training.sigma_run import SigmaOptions
 
 if TYPE_CHECKING:
@@ -143,8 +143,4 @@ def load_sigma_card(path: str | Path) -> SigmaCard:
     CardError
         If it cannot be read, is not YAML, is the card of another kind of training, or an entry is wrong.
     """
-    data = read_yaml(path)
-    kind = data.get("kind", "ratio")
-    if kind != "sigma":
-        raise CardError(f"{path} is the card of a {kind} training; train it with: gbistat train {kind} {path}")
-    return validate(SigmaCard, data, error=CardError, where=str(path))
+    return validate(SigmaCard, read_card_of("sigma", path), error=CardError, where=str(path))

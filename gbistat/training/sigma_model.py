@@ -16,6 +16,7 @@ from gbistat.terms.validation import validate
 from gbistat.training.background_export import check_density_parity
 from gbistat.training.card import dump_card
 from gbistat.training.graph import to_onnx
+from gbistat.training.run import check_same_run
 from gbistat.training.sidebands import check_features
 from gbistat.training.sigma import train_sigma
 from gbistat.training.sigma_card import load_sigma_card
@@ -78,8 +79,8 @@ def train_sigma_card(
     check_features(x[:, 1:], card.features)
     bounds = [(item.low, item.high) for item in card.inputs[1:]]
     text = folder / "card.yaml"
-    if text.is_file() and load_sigma_card(text) != card:
-        raise OutputError(f"{folder} holds a run of another card; choose another folder, or use its card.yaml")
+    if text.is_file():
+        check_same_run(folder, (load_sigma_card(text), card))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text.write_bytes(dump_card(card))

@@ -25,7 +25,7 @@ from gbistat.training.sigma_graph import sigma_density, sigma_flow
 from gbistat.training.sigma_model import export_sigma, train_sigma_card
 from gbistat.training.sigma_run import SigmaOptions, load_sigma_run
 from gbistat.training.velocity import build_velocity, split_models
-from gbistat.workflow import check_background
+from gbistat.training_workflow import check_background
 
 pytestmark = [
     pytest.mark.train,

@@ -17,7 +17,7 @@ from gbistat.training.network import Scaling, evaluate
 from gbistat.training.paws import train_paws
 from gbistat.training.paws_network import build_paws_network
 from gbistat.training.paws_run import load_paws_run
-from gbistat.workflow import run_export, run_paws_training
+from gbistat.training_workflow import run_export, run_paws_training
 
 pytestmark = [
     pytest.mark.train,
