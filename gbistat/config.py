@@ -26,6 +26,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from gbistat.data.events import ENERGY_UNITS
 from gbistat.errors import CardError, ModelError, OptionError, nearest
 from gbistat.fit.generated import GeneratedBackground
+from gbistat.fit.nuisances import background_tilt
 from gbistat.inference.method_options import MethodOptions
 from gbistat.terms.generator import GeneratorTerm
 from gbistat.terms.model_spec import BackgroundOrder, BackgroundSpec, ModelSpec, ParameterSpec
@@ -310,7 +311,8 @@ def _background(name_or_path: str | Path, model: LoadedModel) -> GeneratedBackgr
             f"{nearest(missing[0], other.features)}"
         )
     generator = GeneratorTerm(loaded.terms[term])
-    return GeneratedBackground(generator, other.name, loaded.sha256, loaded.directory, other.window)
+    tilt = background_tilt(other, loaded.terms)
+    return GeneratedBackground(generator, other.name, loaded.sha256, loaded.directory, other.window, tilt=tilt)
 
 
 def _method(card: MethodCard | None, explicit: Mapping[str, object]) -> MethodOptions:

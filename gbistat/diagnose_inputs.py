@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gbistat.data.events import ENERGY_UNITS
 from gbistat.data.read import read_events
 from gbistat.data.window import MassWindow
+from gbistat.diagnostics.folds import Folds, row_keys
 from gbistat.diagnostics.matching import match_masses, unweight
 from gbistat.diagnostics.verdict import VerdictOptions
 from gbistat.errors import EventsError, ModelError, OptionError
@@ -23,9 +25,19 @@ if TYPE_CHECKING:
     from gbistat.config import RunOptions
     from gbistat.data.events import Events
     from gbistat.terms.store import LoadedModel
-    from gbistat.typing import FloatArray
+    from gbistat.typing import FloatArray, IntArray
+    from gbistat.workflow import Steps
 
-__all__ = ["DiagnoseRequest", "generated_pairs", "held_out_region", "named_file", "read_data", "signal_log_ratios"]
+__all__ = [
+    "DiagnoseRequest",
+    "Pairs",
+    "generated_pairs",
+    "held_out_region",
+    "named_file",
+    "read_data",
+    "read_pairs",
+    "signal_log_ratios",
+]
 
 SMALLEST = 200
 
@@ -55,6 +67,8 @@ class DiagnoseRequest:
         Whether to repeat everything on two halves of the data.
     max_events : int
         Most events of each kind.
+    expected : float, optional
+        Background events in the window of the measurement whose bias is asked for; by default those in the file.
     verdict : VerdictOptions
         What is asked.
     seed : int
@@ -71,6 +85,7 @@ class DiagnoseRequest:
     nplm_permutations: int = 999
     null_run: bool = True
     max_events: int = 20_000
+    expected: float | None = None
     verdict: VerdictOptions = field(default_factory=VerdictOptions)
     seed: int = 1
 
@@ -81,6 +96,67 @@ class DiagnoseRequest:
             raise OptionError(
                 f"folds = {self.folds} and max_events = {self.max_events}: give at least 2 and {SMALLEST}"
             )
+        if self.expected is not None and not self.expected >= 1:
+            raise OptionError(f"expected = {self.expected:g} background events: give 1 or more")
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Data and generated events of (nearly) equal masses, row by row.
+
+    Parameters
+    ----------
+    generator : str
+        What generated.
+    data, generated : Events
+        The pairs.
+    member_log_prob : array of shape (K, n) or None
+        ln p of the generator's members at the generated events.
+    n_background : int
+        Events of the file in the window.
+    fold_hashes : dict of str to str
+        Of the sets of events, none of which shares one with the tests.
+    """
+
+    generator: str
+    data: Events
+    generated: Events
+    member_log_prob: FloatArray | None
+    n_background: int
+    fold_hashes: dict[str, str]
+
+
+def read_pairs(options: RunOptions, request: DiagnoseRequest, *, rng: np.random.Generator, steps: Steps) -> Pairs:
+    """Read held-out events, generate their partners, and refuse events that trained the generator.
+
+    Raises
+    ------
+    GbistatError
+        If the model, the events or the generator cannot be used, or test events trained the generator.
+    """
+    if len(options.windows) != 1:
+        raise OptionError(f"{len(options.windows)} windows: a certificate is for one; give --window once")
+    spec = options.model.spec
+    if not spec.features:
+        raise ModelError(f"model {spec.name!r} has no features: there is nothing that a generator generates")
+    scale = ENERGY_UNITS["GeV"] / ENERGY_UNITS[spec.mass.unit]
+    low, high = (edge * scale for edge in options.windows[0])
+    with steps(f"reading {options.source.path.name}"):
+        everything = read_data(options, options.source.path)
+        data = held_out_region(everything, options.model, (low, high), unblind=request.unblind)
+        n_background = int(np.sum((everything.mass >= low) & (everything.mass < high)))
+    folds: dict[str, IntArray] = {}
+    if request.trained_on is not None:
+        with steps(f"reading {request.trained_on.name}"):
+            trained = read_data(options, request.trained_on)
+            folds["generator training"] = row_keys(trained.mass, trained.matrix(spec.features))
+    with steps("generated events"):
+        name, (first, second), members = generated_pairs(options, request, data, rng)
+    folds["test"] = row_keys(first.mass, first.matrix(spec.features))
+    folds["generated"] = row_keys(second.mass, second.matrix(spec.features))
+    checked = Folds(folds)
+    checked.check("test")
+    return Pairs(name, first, second, members, n_background, checked.hashes())
 
 
 def named_file(path: Path) -> str:

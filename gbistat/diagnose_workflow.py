@@ -8,18 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gbistat import __version__
-from gbistat.data.events import ENERGY_UNITS
-from gbistat.diagnose_inputs import (
-    SMALLEST,
-    DiagnoseRequest,
-    generated_pairs,
-    held_out_region,
-    named_file,
-    read_data,
-    signal_log_ratios,
-)
+from gbistat.diagnose_inputs import SMALLEST, DiagnoseRequest, named_file, read_pairs, signal_log_ratios
 from gbistat.diagnostics.certificate import Certificate, classifier_report
-from gbistat.diagnostics.folds import Folds, assign_folds, row_keys
+from gbistat.diagnostics.folds import assign_folds
 from gbistat.diagnostics.impact import injection_power, pool_windows, projected_bias, signal_score
 from gbistat.diagnostics.nplm import NplmOptions, nplm_test
 from gbistat.diagnostics.overfitting import compare_with_training, ensemble_stability
@@ -28,11 +19,14 @@ from gbistat.diagnostics.saved import CERTIFICATE
 from gbistat.diagnostics.scorecard import ScorecardOptions, scorecard
 from gbistat.diagnostics.verdict import decide
 from gbistat.diagnostics.weights import Scores
-from gbistat.errors import EventsError, ModelError, OptionError
+from gbistat.errors import EventsError, ModelError, OptionError, OutputError
 from gbistat.report.document import to_text
 from gbistat.report.files import check_writable, write_text
+from gbistat.terms.certificates import attach_certificate
 from gbistat.terms.store import load_model
+from gbistat.terms.tilted import save_tilted
 from gbistat.training.classifiers import cross_fit
+from gbistat.training.tilt import train_tilt
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -44,10 +38,11 @@ if TYPE_CHECKING:
     from gbistat.diagnostics.impact import Impact, PooledBias
     from gbistat.diagnostics.overfitting import EnsembleStability, Overfitting
     from gbistat.diagnostics.pulls import Pulls
-    from gbistat.typing import FloatArray, IntArray
+    from gbistat.terms.store import LoadedModel
+    from gbistat.typing import FloatArray
     from gbistat.workflow import Steps
 
-__all__ = ["attach_certificate", "diagnose_samples", "run_diagnose", "write_certificate"]
+__all__ = ["attach_to_model", "diagnose_samples", "export_tilt", "run_diagnose", "write_certificate"]
 
 PSEUDO_WINDOWS = 4
 IN_THE_WINDOW = (
@@ -77,43 +72,22 @@ def run_diagnose(options: RunOptions, request: DiagnoseRequest, *, steps: Steps 
     GbistatError
         If the model, the events or the generator cannot be used, or test events trained the generator.
     """
-    if len(options.windows) != 1:
-        raise OptionError(f"{len(options.windows)} windows: a certificate is for one; give --window once")
     rng = np.random.default_rng(request.seed)
-    spec = options.model.spec
-    if not spec.features:
-        raise ModelError(f"model {spec.name!r} has no features: there is nothing that a generator generates")
-    scale = ENERGY_UNITS["GeV"] / ENERGY_UNITS[spec.mass.unit]
-    low, high = (edge * scale for edge in options.windows[0])
-    with steps(f"reading {options.source.path.name}"):
-        everything = read_data(options, options.source.path)
-        data = held_out_region(everything, options.model, (low, high), unblind=request.unblind)
-        n_background = int(np.sum((everything.mass >= low) & (everything.mass < high)))
-    folds: dict[str, IntArray] = {}
-    if request.trained_on is not None:
-        with steps(f"reading {request.trained_on.name}"):
-            trained = read_data(options, request.trained_on)
-            folds["generator training"] = row_keys(trained.mass, trained.matrix(spec.features))
-    with steps("generated events"):
-        name, (first, second), members = generated_pairs(options, request, data, rng)
-    folds["test"] = row_keys(first.mass, first.matrix(spec.features))
-    folds["generated"] = row_keys(second.mass, second.matrix(spec.features))
-    checked = Folds(folds)
-    checked.check("test")
+    pairs = read_pairs(options, request, rng=rng, steps=steps)
     # With the data of the signal window a signal would be taken for a bias.
-    log_ratios = None if request.unblind else signal_log_ratios(options.model, first, second)
+    log_ratios = None if request.unblind else signal_log_ratios(options.model, pairs.data, pairs.generated)
     return diagnose_samples(
-        first,
-        second,
+        pairs.data,
+        pairs.generated,
         request,
         rng=rng,
         steps=steps,
         log_ratios=log_ratios,
-        n_background=max(n_background, 1),
+        n_background=request.expected or max(pairs.n_background, 1),
         window=options.windows[0],
-        names=(options.model.name, options.model.sha256, name, named_file(options.source.path)),
-        fold_hashes=checked.hashes(),
-        member_log_prob=members,
+        names=(options.model.name, options.model.sha256, pairs.generator, named_file(options.source.path)),
+        fold_hashes=pairs.fold_hashes,
+        member_log_prob=pairs.member_log_prob,
     )
 
 
@@ -125,7 +99,7 @@ def diagnose_samples(
     rng: np.random.Generator,
     steps: Steps = _silent,
     log_ratios: tuple[FloatArray, FloatArray] | None = None,
-    n_background: int | None = None,
+    n_background: float | None = None,
     window: tuple[float, float] | None = None,
     names: tuple[str, str, str, str] = ("", "", "samples", ""),
     fold_hashes: dict[str, str] | None = None,
@@ -145,7 +119,7 @@ def diagnose_samples(
         Told about each step.
     log_ratios : (array, array), optional
         ln(p_s / p_b) of both samples, for the bias of mu.
-    n_background : int, optional
+    n_background : float, optional
         Background events in the window of the measurement; by default as many as data.
     window : (low, high), optional
         Of the measurement.
@@ -263,8 +237,8 @@ def write_certificate(certificate: Certificate, directory: Path) -> list[Path]:
     return written + save_certificate(certificate, directory)
 
 
-def attach_certificate(certificate: Certificate, options: RunOptions, request: DiagnoseRequest) -> Path:
-    """Put a certificate into the folder of the generator that it is about, or of the model: it travels with it.
+def attach_to_model(certificate: Certificate, options: RunOptions, request: DiagnoseRequest) -> Path:
+    """Put a certificate into the generator that it is about, or into the model: its term's metadata, and the long form beside.
 
     Raises
     ------
@@ -274,9 +248,52 @@ def attach_certificate(certificate: Certificate, options: RunOptions, request: D
         If the folder cannot be written.
     """
     model = options.model if request.generator is None else load_model(request.generator)
-    if model.directory is None:
-        raise ModelError(f"model {model.name!r} stands in a run card and has no folder to put a certificate into")
-    return write_text(model.directory / CERTIFICATE, to_text(certificate.to_dict()))
+    attached = attach_certificate(model, certificate.short(), to_text(certificate.to_dict()).encode())
+    if attached.directory is None:
+        raise ModelError(f"model {model.name!r} has no folder")
+    return attached.directory / CERTIFICATE
+
+
+def export_tilt(
+    options: RunOptions,
+    request: DiagnoseRequest,
+    directory: Path,
+    *,
+    certificate: Certificate | None = None,
+    steps: Steps = _silent,
+) -> LoadedModel:
+    """Write a copy of the generator, or of the model, with a nuisance that tilts the background with classifier weights.
+
+    Parameters
+    ----------
+    options, request
+        As for `run_diagnose`: the same pairs of events train the classifiers of the tilt.
+    directory : Path
+        Folder of the copy.
+    certificate : Certificate, optional
+        Put into the copy.
+    steps : callable, optional
+        Told about each step.
+
+    Raises
+    ------
+    GbistatError
+        As for `run_diagnose`; or the window is unblinded, where a signal would become background; or the copy cannot be written.
+    """
+    if request.unblind:
+        raise OptionError("a tilt learned in the signal window would take a signal for background; leave --unblind out")
+    target = options.model if request.generator is None else load_model(request.generator)
+    if directory.exists():
+        raise OutputError(f"{directory} already exists; choose another place for the model with the tilt")
+    rng = np.random.default_rng(request.seed)
+    pairs = read_pairs(options, request, rng=rng, steps=steps)
+    mass = options.model.spec
+    with steps("classifiers of the tilt"):
+        term = train_tilt(pairs.data, pairs.generated, rng=rng, valid=mass.valid or mass.background.fit_range)
+    model = save_tilted(target, directory, term)
+    if certificate is None:
+        return model
+    return attach_certificate(model, certificate.short(), to_text(certificate.to_dict()).encode())
 
 
 def _classify(

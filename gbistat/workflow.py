@@ -18,7 +18,7 @@ from gbistat.config import resolve_options
 from gbistat.data.events import ENERGY_UNITS
 from gbistat.data.read import read_events
 from gbistat.data.window import MassWindow
-from gbistat.diagnostics.saved import saved_verdict
+from gbistat.diagnostics.saved import certificate_note, model_verdict
 from gbistat.errors import GbistatError, MissingExtra, OptionError
 from gbistat.fit.build import Analysis, build_analysis
 from gbistat.fit.masses import free_masses, with_held_masses
@@ -332,8 +332,17 @@ def _fit_window(options: RunOptions, analysis: Analysis, steps: Steps, *, own_in
     if options.method.name != "profile" and own_intervals:
         by_method = _by_method(options, analysis, steps, best, None, significance=False)
     notes = [note for results in intervals.values() for result in results for note in result.notes]
-    warnings = tuple(dict.fromkeys((*_warnings(analysis, best), *notes)))
+    warnings = tuple(dict.fromkeys((*_warnings(analysis, best), *notes, *_verdicts(options))))
     return FitOutcome(window, analysis, best, intervals, spectrum, warnings, by_method=by_method)
+
+
+def _verdicts(options: RunOptions) -> list[str]:
+    """What the certificates of the model and of its generator say."""
+    found = [(options.model.name, model_verdict(options.model))]
+    if (generated := options.background) is not None:
+        certificate = generated.generator.metadata.certificate
+        found.append((generated.name, certificate_note(certificate, generated.directory, generated.sha256)))
+    return [f"diagnostics of the background {name}: {verdict}" for name, verdict in found if verdict is not None]
 
 
 def _by_method(
@@ -406,9 +415,6 @@ def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, bin
         high = best.value(poi) + 4 * best.error(poi) if wide.high is None else wide.high + best.error(poi)
         scan = profile_scan(nll, poi, _scan_grid(analysis, low, high, best.value(poi)), best=best)
     warnings += limit.notes
-    verdict = saved_verdict(options.model.directory)
-    if verdict is not None:
-        warnings.append(f"diagnostics of the background: {verdict}")
     by_method = None
     if options.method.name != "profile":
         by_method = _by_method(options, analysis, steps, best, (reference,), significance=True)

@@ -42,9 +42,18 @@ __all__ = ["diagnose_command", "report_command"]
 )
 @click.option("--tolerance", type=float, default=0.2, show_default=True, help="Acceptable bias of mu, in its errors.")
 @click.option("--max-events", type=int, default=20_000, show_default=True, help="Most events of each kind.")
+@click.option(
+    "--expected", type=float, help="Background events in the window of the measurement.  [default: those in the file]"
+)
 @click.option("--null-run/--no-null-run", default=True, help="Repeat it on two halves of the data.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Seed of all random numbers.")
 @click.option("--attach", is_flag=True, help="Put the certificate into the folder of the generator, or of the model.")
+@click.option(
+    "--export-tilt",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write a copy of the generator, or of the model, whose background has the weights as a nuisance (needs Keras).",
+)
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Write figures and JSON there.")
 @click.option("--json", "json_path", metavar="FILE", help="Write JSON to a file, or to standard output (-).")
 def diagnose_command(
@@ -59,9 +68,11 @@ def diagnose_command(
     nplm_permutations: int,
     tolerance: float,
     max_events: int,
+    expected: float | None,
     null_run: bool,
     seed: int,
     attach: bool,
+    export_tilt: Path | None,
     output: Path | None,
     json_path: str | None,
     debug: bool,
@@ -73,7 +84,8 @@ def diagnose_command(
     """
     from gbistat.cli.toys import progress_bar
     from gbistat.diagnose_inputs import DiagnoseRequest
-    from gbistat.diagnose_workflow import attach_certificate, run_diagnose, write_certificate
+    from gbistat.diagnose_workflow import attach_to_model, run_diagnose, write_certificate
+    from gbistat.diagnose_workflow import export_tilt as write_tilt
     from gbistat.diagnostics.verdict import VerdictOptions
     from gbistat.report.document import to_text
     from gbistat.report.files import check_writable, write_text
@@ -90,6 +102,7 @@ def diagnose_command(
         nplm_permutations=nplm_permutations,
         null_run=null_run,
         max_events=max_events,
+        expected=expected,
         verdict=VerdictOptions(tolerance=tolerance),
         seed=seed,
     )
@@ -98,8 +111,11 @@ def diagnose_command(
     with progress_bar() as bar:
         certificate = run_diagnose(run, request, steps=bar.steps)
         written = [] if output is None else write_certificate(certificate, output)
+        if export_tilt is not None:
+            write_tilt(run, request, export_tilt, certificate=certificate, steps=bar.steps)
+            written.append(export_tilt)
     if attach:
-        written.append(attach_certificate(certificate, run, request))
+        written.append(attach_to_model(certificate, run, request))
     if json_path == "-":
         click.echo(to_text(certificate.to_dict()), nl=False)
         return 0

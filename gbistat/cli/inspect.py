@@ -91,6 +91,8 @@ def _model_lines(model: LoadedModel) -> list[tuple[str, str]]:
         if data.parity is not None:
             parity = data.parity
             lines.append(("  parity", f"max {parity.max_abs:.1e}, mean {parity.mean_abs:.1e} against {parity.against}"))
+        if data.certificate is not None:
+            lines.append(("  certificate", f"{data.certificate.verdict}: {data.certificate.statement}"))
     return lines
 
 

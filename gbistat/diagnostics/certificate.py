@@ -16,6 +16,7 @@ from gbistat.diagnostics.roc import area_under_roc
 from gbistat.diagnostics.slices import slice_scan
 from gbistat.diagnostics.weights import weight_moments
 from gbistat.errors import GbistatError
+from gbistat.terms.metadata import CertificateRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -267,6 +268,22 @@ class Certificate:
     pulls: Pulls | None = None
     observables: Mapping[str, FloatArray] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
+
+    def short(self) -> CertificateRecord:
+        """What goes into the metadata of a term; its hashes are filled in when it is attached."""
+        bias = None if self.impact is None else (self.impact.bias.value, self.impact.bias.error)
+        return CertificateRecord(
+            verdict=self.verdict.outcome,
+            statement=self.verdict.reasons[0],
+            bias=bias,
+            tolerance=self.settings["tolerance"],
+            region=self.region,
+            window=self.window,
+            generator=self.generator,
+            events=self.source or "samples",
+            model_sha256="0" * 64,
+            diagnostics_sha256="0" * 64,
+        )
 
     def checks(self) -> list[Json]:
         """One row a check: name, value, p, null and a verdict of its own."""

@@ -6,13 +6,18 @@ import json
 from typing import TYPE_CHECKING
 
 from gbistat.errors import ModelError
+from gbistat.terms.certificates import DIAGNOSTICS, certificate_of
+from gbistat.terms.files import sha256
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["CERTIFICATE", "saved_verdict"]
+    from gbistat.terms.metadata import CertificateRecord
+    from gbistat.terms.store import LoadedModel
 
-CERTIFICATE = "diagnostics.json"
+__all__ = ["CERTIFICATE", "certificate_note", "model_verdict", "saved_verdict"]
+
+CERTIFICATE = DIAGNOSTICS
 """Name of a certificate in the folder of a model."""
 
 
@@ -37,3 +42,31 @@ def saved_verdict(directory: Path | None) -> str | None:
         return f"{content['verdict']} ({content['generator']} against {content['region']}): {content['reasons'][0]}"
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise ModelError(f"{path} is no certificate ({error}); make it again with gbistat diagnose") from error
+
+
+def model_verdict(model: LoadedModel) -> str | None:
+    """Verdict that a model carries in the metadata of its terms, or beside them; None if it was never diagnosed."""
+    return certificate_note(certificate_of(model), model.directory, model.sha256)
+
+
+def certificate_note(certificate: CertificateRecord | None, directory: Path | None, model_sha256: str) -> str | None:
+    """Verdict of a certificate, and what is wrong with the certificate itself.
+
+    Parameters
+    ----------
+    certificate : CertificateRecord or None
+        Short form; without it the long form alone is looked for.
+    directory : Path or None
+        Folder of the model.
+    model_sha256 : str
+        Hash of the model as it is.
+    """
+    if certificate is None:
+        return saved_verdict(directory)
+    text = f"{certificate.verdict} ({certificate.generator} against {certificate.region}): {certificate.statement}"
+    if certificate.model_sha256 != model_sha256:
+        text += f"; it is of another version of the model ({certificate.model_sha256[:12]}): diagnose it again"
+    path = None if directory is None else directory / CERTIFICATE
+    if path is not None and path.is_file() and sha256(path.read_bytes()) != certificate.diagnostics_sha256:
+        text += f"; {CERTIFICATE} beside the model is not the one that it was made from"
+    return text

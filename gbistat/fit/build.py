@@ -12,7 +12,7 @@ import numpy as np
 from gbistat.data.window import MassWindow
 from gbistat.errors import EventsError, GbistatError, ModelError, WindowError
 from gbistat.fit.masses import with_free_masses
-from gbistat.fit.nuisances import with_ensembles, with_spurious_signal
+from gbistat.fit.nuisances import background_tilt, with_background_tilt, with_ensembles, with_spurious_signal
 from gbistat.fit.order import choose_order, nested_shapes, with_order
 from gbistat.fit.sidebands import fit_sidebands
 from gbistat.likelihood.components import Component, Factor, LogRatio, MassFactor, Yield
@@ -198,6 +198,9 @@ def build_analysis(
         kappa_sigma = masses.kappa_sigma
     if spec.signal.ensemble == "profiled":
         model = with_ensembles(model, builder.ratios, in_window)
+    tilt = background_tilt(spec, builder.terms) if background is None else background.tilt
+    if tilt is not None:
+        model = with_background_tilt(model, tilt, in_window)
     size = 0.0
     if kappa_sigma > 0 or spec.signal.spurious.sigma:
         events_b = background_nodes(model) if not needs_pool(model) else in_window

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gbistat.data.window import MassWindow
+    from gbistat.fit.nuisances import BackgroundTilt
     from gbistat.likelihood.model import Model
     from gbistat.terms.density import MassDensity
     from gbistat.terms.generator import GeneratorTerm
@@ -117,6 +118,8 @@ class GeneratedBackground:
         Of all draws.
     normalise : bool
         Whether ln kappa is chosen such that E_b[R] = 1 on the generator; otherwise the ratio keeps its own.
+    tilt : BackgroundTilt, optional
+        Nuisance that the generator's model names; it takes the place of the model's own.
     """
 
     generator: GeneratorTerm
@@ -127,6 +130,7 @@ class GeneratedBackground:
     n_events: int = N_EVENTS
     seed: int = SEED
     normalise: bool = False
+    tilt: BackgroundTilt | None = None
 
     def prepare(self, model: Model, window: MassWindow) -> Generated:
         """Draw reference events for a model in a window, and measure the normalisation of its ratio on them.

@@ -28,6 +28,7 @@ from gbistat.likelihood.mixture import Mixture
 from gbistat.likelihood.parameters import start_vector
 from gbistat.likelihood.surface import RatioSurface
 from gbistat.likelihood.tilt import Tilt
+from gbistat.likelihood.weight_tilt import WeightTilt
 from gbistat.terms.quadrature import gauss_legendre
 
 if TYPE_CHECKING:
@@ -273,5 +274,5 @@ def asimov_nll(nll: NLL, references: tuple[Reference, ...], theta: FloatArray) -
 
 def needs_pool(model: Model) -> bool:
     """Whether some density looks at more than the mass."""
-    looking = (LogRatio, RatioSurface)
+    looking = (LogRatio, RatioSurface, WeightTilt)
     return any(isinstance(factor, looking) for component in model.components for factor in component.factors)

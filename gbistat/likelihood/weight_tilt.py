@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["WeightTilt", "tilt_normalisation"]
 
 
-def tilt_normalisation(log_weight: FloatArray, nu: float) -> tuple[float, float, float]:
+def tilt_normalisation(log_weight: FloatArray, nu: float, own: FloatArray | None = None) -> tuple[float, float, float]:
     """``ln Z(nu)`` with its first two derivatives, from generated events.
 
     Parameters
@@ -36,6 +36,8 @@ def tilt_normalisation(log_weight: FloatArray, nu: float) -> tuple[float, float,
         ln w of generated events.
     nu : float
         Exponent.
+    own : array of shape (n,), optional
+        Shares of the events that sum to 1, where they are weighted.
 
     Returns
     -------
@@ -44,27 +46,28 @@ def tilt_normalisation(log_weight: FloatArray, nu: float) -> tuple[float, float,
     """
     exponent = nu * log_weight
     top = float(exponent.max())
-    share = np.exp(exponent - top)
+    share = np.exp(exponent - top) * (1.0 / log_weight.size if own is None else own)
     total = float(share.sum())
     share /= total
     mean = float(np.einsum("i,i->", share, log_weight))
     variance = float(np.einsum("i,i->", share, (log_weight - mean) ** 2))
-    return top + float(np.log(total / log_weight.size)), mean, variance
+    return top + float(np.log(total)), mean, variance
 
 
 @dataclass(frozen=True, eq=False)
 class _PreparedWeightTilt:
     log_weight: FloatArray
     reference: FloatArray
+    share: FloatArray | None
 
     def log_prob(self, values: FloatArray) -> FloatArray:
         nu = float(values[0])
-        result: FloatArray = nu * self.log_weight - tilt_normalisation(self.reference, nu)[0]
+        result: FloatArray = nu * self.log_weight - tilt_normalisation(self.reference, nu, self.share)[0]
         return result
 
     def derivatives(self, values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         nu = float(values[0])
-        log_norm, mean, variance = tilt_normalisation(self.reference, nu)
+        log_norm, mean, variance = tilt_normalisation(self.reference, nu, self.share)
         log = nu * self.log_weight - log_norm
         return log, (self.log_weight - mean)[None], np.full((1, 1, self.log_weight.size), -variance)
 
@@ -81,6 +84,8 @@ class WeightTilt:
         Events to their ln w, shape (n,): the ``log_ratio`` of an exported classifier of data against generated events.
     reference : array of shape (n,)
         ln w of generated events in the window, for Z.
+    share : array of shape (n,), optional
+        Shares of these events, where they are weighted; made to sum to 1.
 
     Raises
     ------
@@ -91,8 +96,11 @@ class WeightTilt:
     parameter: str
     log_weight: Callable[[Events], FloatArray]
     reference: FloatArray
+    share: FloatArray | None = None
 
     def __post_init__(self) -> None:
+        if self.share is not None:
+            object.__setattr__(self, "share", self.share / float(self.share.sum()))
         bad = int(np.sum(~np.isfinite(self.reference)))
         if bad:
             raise EventsError(
@@ -118,4 +126,4 @@ class WeightTilt:
         bad = int(np.sum(~np.isfinite(values)))
         if bad:
             raise EventsError(f"{bad} of {values.size} events have weight 0 or infinity; they cannot be tilted")
-        return _PreparedWeightTilt(values, self.reference)
+        return _PreparedWeightTilt(values, self.reference, self.share)

@@ -14,18 +14,47 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from gbistat.errors import OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from gbistat.errors import GbistatError
     from gbistat.terms.validation import Record
     from gbistat.typing import Json
 
-__all__ = ["check_schema", "dump_json", "inside", "new_folder", "parse_json", "read_inside", "read_verified", "sha256"]
+__all__ = [
+    "bare_digests",
+    "check_schema",
+    "dump_json",
+    "inside",
+    "new_folder",
+    "parse_json",
+    "read_inside",
+    "read_verified",
+    "sha256",
+]
 
 
 def sha256(content: bytes) -> str:
     """Hexadecimal SHA-256 of bytes."""
     return hashlib.sha256(content).hexdigest()
+
+
+def bare_digests(model: Json, terms: Mapping[str, Json]) -> dict[str, str]:
+    """Hashes that ``model.json`` and the ``term.json`` with certificates would have without these.
+
+    Parameters
+    ----------
+    model : mapping
+        Content of ``model.json``.
+    terms : mapping of str to mapping
+        File to content of each ``term.json`` with a certificate.
+    """
+
+    def digest(data: Json) -> str:
+        return sha256((json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+
+    bare = {file: digest({k: v for k, v in data.items() if k != "certificate"}) for file, data in terms.items()}
+    files = [record | {"sha256": bare.get(record["file"], record["sha256"])} for record in model.get("files", [])]
+    return bare | {"model.json": digest(model | {"files": files})}
 
 
 def inside(folder: Path, file: str, error: type[GbistatError]) -> Path:

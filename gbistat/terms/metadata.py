@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TERM_SCHEMA",
+    "CertificateRecord",
     "DataRecord",
     "FeatureSpec",
     "FileRecord",
@@ -193,6 +194,43 @@ class Training(Record):
     settings: JsonDict = Field(default_factory=dict)
 
 
+class CertificateRecord(Record):
+    """Short form of the certificate that ``gbistat diagnose --attach`` gave a background.
+
+    Parameters
+    ----------
+    verdict : {"PASS", "FAIL", "UNDECIDED"}
+        The verdict.
+    statement : str
+        The reason that decided.
+    bias : (float, float), optional
+        Projected bias of mu and its error, in standard errors of mu.
+    tolerance : float
+        Largest acceptable bias.
+    region : str
+        Which data it was tested on.
+    window : (float, float), optional
+        Signal window, in GeV.
+    generator, events : str
+        What was compared with what.
+    model_sha256 : str
+        Hash of the model that was tested, certificates left out; see `gbistat.terms.store.LoadedModel`.
+    diagnostics_sha256 : str
+        Hash of the long form, ``diagnostics.json`` in the folder of the model.
+    """
+
+    verdict: Literal["PASS", "FAIL", "UNDECIDED"]
+    statement: Text
+    bias: tuple[Number, NonNegative] | None = None
+    tolerance: NonNegative
+    region: Text
+    window: tuple[Number, Number] | None = None
+    generator: Text
+    events: Text
+    model_sha256: Annotated[str, Field(pattern=_HEX)]
+    diagnostics_sha256: Annotated[str, Field(pattern=_HEX)]
+
+
 class TermMetadata(Record):
     """Content of ``term.json``.
 
@@ -227,6 +265,8 @@ class TermMetadata(Record):
         Provenance.
     checks : dict
         Measured properties (AUC, E_b[r], ...), as JSON.
+    certificate : CertificateRecord, optional
+        Verdict on the background; not written where there is none.
 
     See Also
     --------
@@ -246,6 +286,13 @@ class TermMetadata(Record):
     parity: Parity | None = None
     training: Training | None = None
     checks: JsonDict = Field(default_factory=dict)
+    certificate: CertificateRecord | None = None
+
+    def to_json(self) -> Json:
+        """Plain data as it stands in ``term.json``."""
+        data = super().to_json()
+        # A term without a certificate has the bytes, and the hash, that it had before there were any.
+        return data if self.certificate is not None else {k: v for k, v in data.items() if k != "certificate"}
 
     @property
     def is_ratio(self) -> bool:

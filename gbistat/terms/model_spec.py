@@ -31,6 +31,7 @@ __all__ = [
     "ShapeSpec",
     "SignalSpec",
     "SpuriousSpec",
+    "TiltSpec",
     "YieldSpec",
 ]
 
@@ -269,6 +270,24 @@ BackgroundOrder = Annotated[
 ]
 
 
+class TiltSpec(Record):
+    """Nuisance that moves the background towards what a classifier saw in data: p_b w^nu / Z(nu).
+
+    Parameters
+    ----------
+    term : str
+        A ratio w = p_data / p_gen of data to the generated (or reference) events, for events of the window.
+    parameter : str
+        Name of nu: 0 is the background as it is, 1 the background corrected by w.
+    sigma : float
+        Standard deviation of its constraint, around 0.
+    """
+
+    term: TermName
+    parameter: Text = "background_tilt"
+    sigma: Positive = 1.0
+
+
 class BackgroundSpec(Record):
     """Background: its mass shape, the range of the sideband fit, and how its yield is treated.
 
@@ -285,6 +304,8 @@ class BackgroundSpec(Record):
     order : {"auto", "aic", "bic"} or int, optional
         How many parameters a nested shape (dijet, bernstein, chebyshev) gets: a number, or chosen on the sidebands by a
         likelihood-ratio test ("auto") or an information criterion. Without it, what ``mass.options`` says.
+    tilt : TiltSpec, optional
+        Nuisance of the features; it needs reference events or a generator, whose events normalise it.
     """
 
     mass: ShapeSpec
@@ -292,6 +313,7 @@ class BackgroundSpec(Record):
     fit_range: Interval
     yield_: Literal["sideband", "free", "fixed"] = Field(default="sideband", alias="yield")
     order: BackgroundOrder | None = None
+    tilt: TiltSpec | None = None
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -426,6 +448,11 @@ class ModelSpec(Record):
             raise ValueError(
                 f"background.features is {features!r}, which is not in terms; {nearest(features, self.terms)}"
             )
+        tilt = self.background.tilt
+        if tilt is not None and tilt.term not in self.terms:
+            raise ValueError(
+                f"background.tilt has {tilt.term!r}, which is not in terms; {nearest(tilt.term, self.terms)}"
+            )
         if features is None and not self.has_signal:
             raise ValueError("signal is missing; add it (only a background with background.features stands alone)")
         return self
@@ -445,6 +472,11 @@ class ModelSpec(Record):
         for name in self.signal.efficiency:
             if name in taken:
                 raise ValueError(f"signal.efficiency names {name!r}, which is already a parameter; choose another name")
+        tilt = self.background.tilt
+        if tilt is not None and tilt.parameter in {*taken, *self.signal.efficiency}:
+            raise ValueError(
+                f"background.tilt names {tilt.parameter!r}, which is already a parameter; choose another name"
+            )
         return self
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gbistat.errors import ModelError, TermError, nearest
 from gbistat.terms.files import (
+    bare_digests,
     check_schema,
     dump_json,
     inside,
@@ -46,7 +47,8 @@ __all__ = [
 ]
 
 _EXPORT_AGAIN = "copy the folder again or export it again (gbistat export)"
-_PROSE = frozenset({"README.md"})
+_PROSE = frozenset({"README.md", "diagnostics.json"})
+"""Files beside a model whose hashes are not in ``model.json``."""
 _BESIDE = frozenset({".json", ".md", ".txt", ".yaml", ".yml"})
 
 
@@ -63,7 +65,8 @@ class LoadedModel:
     terms : mapping of str to NetworkTerm
         Terms by name.
     sha256 : str
-        Hash over the hashes of the model's files: equal for equal models.
+        Hash over the hashes of the model's files: equal for equal models. Certificates are left out: a model keeps its
+        hash when it gets one.
     """
 
     spec: ModelSpec
@@ -277,6 +280,7 @@ def load_model(name_or_path: str | Path) -> LoadedModel:
         _read_model_file(folder, record)
         hashes[record.file] = record.sha256
     terms = {}
+    certified: dict[str, Json] = {}
     for name in spec.terms:
         term_folder = inside(folder, f"terms/{name}", ModelError)
         term_json = read_inside(folder, f"terms/{name}/term.json", error=ModelError, way_out=_EXPORT_AGAIN)
@@ -284,7 +288,11 @@ def load_model(name_or_path: str | Path) -> LoadedModel:
         hashes[f"terms/{name}/term.json"] = sha256(term_json)
         records = (*terms[name].metadata.members, *terms[name].metadata.samplers)
         hashes |= {f"terms/{name}/{record.file}": record.sha256 for record in records}
+        if terms[name].metadata.certificate is not None:
+            file = f"terms/{name}/term.json"
+            certified[file] = parse_json(term_json, where=file, error=TermError)
         _check_term(where, spec, name, terms[name].metadata)
+    hashes |= bare_digests(data, certified) if certified else {}
     total = sha256("".join(f"{digest}  {file}\n" for file, digest in sorted(hashes.items())).encode())
     return LoadedModel(spec, folder, MappingProxyType(terms), total)
 
@@ -312,9 +320,10 @@ def with_checks(model: LoadedModel, term: str, checks: Json) -> LoadedModel:
         raise ModelError(f"model {model.name!r} cannot be given checks of a term {term!r}; export it again")
     folder = model.directory
     names = [record.file for record in model.spec.files if "/" not in record.file]
-    names += [file for file in _PROSE if (folder / file).is_file()]
+    names += [file for file in ("README.md",) if (folder / file).is_file()]
     metadata = model.terms[term].metadata
-    measured = metadata.model_copy(update={"checks": {**metadata.checks, **checks}})
+    # A certificate is of the model as it was.
+    measured = metadata.model_copy(update={"checks": {**metadata.checks, **checks}, "certificate": None})
     terms = [replace(t, metadata=measured) if name == term else t for name, t in model.terms.items()]
     content = {name: (folder / name).read_bytes() for name in names}
     return save_model(folder, model.spec, terms=terms, files=content, overwrite=True)
@@ -348,6 +357,12 @@ def _check_term(where: str, spec: ModelSpec, name: str, term: TermMetadata) -> N
     if spec.has_signal and name in spec.signal.ratios and not term.is_ratio:
         raise ModelError(
             f"{where}: signal.ratios has {name!r}, which is a {term.kind}; a ratio must be a density_ratio"
+        )
+    tilt = spec.background.tilt
+    if tilt is not None and name == tilt.term and (not term.is_ratio or term.parameters):
+        raise ModelError(
+            f"{where}: background.tilt has {name!r}, a {term.kind} with {len(term.parameters)} parameter(s); it must be a "
+            "density_ratio of data to background without any"
         )
     for what, interval in (("valid", spec.valid), ("window", spec.window)):
         if interval is not None and not (term.mass.low <= interval[0] and interval[1] <= term.mass.high):

@@ -11,8 +11,10 @@ import pytest
 
 from gbistat.cli import main
 from gbistat.config import DEFAULT_MODEL, demo_events
-from gbistat.diagnostics.saved import saved_verdict
+from gbistat.diagnostics.saved import model_verdict, saved_verdict
 from gbistat.errors import ModelError
+from gbistat.terms.certificates import certificate_of
+from gbistat.terms.files import sha256
 from gbistat.terms.store import load_model, load_reference
 
 pytest.importorskip("sklearn", reason="needs the extra 'train'")
@@ -31,8 +33,12 @@ def run(arguments):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("results")
-    assert run(["diagnose", *QUICK, "--output", str(directory)]) == 0
+    """Results of a run that attached its certificate to a copy of the shipped model, ``model`` beside them."""
+    directory = tmp_path_factory.mktemp("certificate") / "results"
+    copy = directory.parent / "model"
+    shutil.copytree(load_model(DEFAULT_MODEL).directory, copy)
+    arguments = ["--model", str(copy), "--events", str(demo_events()), "--output", str(directory), "--attach"]
+    assert run(["diagnose", *QUICK, *arguments]) == 0
     return directory
 
 
@@ -90,17 +96,39 @@ def test_json_on_standard_output(capsys, tmp_path):
     assert any(region["obs"] == "tau21_heavy" and region["p"] < 0.05 for region in content["classifier"]["regions"])
 
 
-def test_a_certificate_travels_with_its_model(folder, tmp_path):
+def test_certificates_on_disk(folder, tmp_path):
     assert saved_verdict(None) is None
     assert saved_verdict(tmp_path) is None
     content = json.loads((folder / "diagnostics.json").read_text())
     assert saved_verdict(folder).startswith(content["verdict"])
-    # The shipped model has one, of these events and of this version of the model.
-    shipped = load_model(DEFAULT_MODEL)
-    assert json.loads((shipped.directory / "diagnostics.json").read_text())["model"]["sha256"] == shipped.sha256
     (tmp_path / "diagnostics.json").write_text("{}")
     with pytest.raises(ModelError, match="is no certificate"):
         saved_verdict(tmp_path)
+
+
+@pytest.mark.parametrize("name", [DEFAULT_MODEL, "dijet-background"])
+def test_shipped_backgrounds_carry_certificates(name):
+    # Of the model as it is, in the metadata of its term; the long form beside it is the one that was attached.
+    model = load_model(name)
+    certificate = certificate_of(model)
+    assert certificate.model_sha256 == model.sha256
+    content = (model.directory / "diagnostics.json").read_bytes()
+    assert sha256(content) == certificate.diagnostics_sha256
+    assert json.loads(content)["verdict"] == certificate.verdict
+    assert "; it is" not in model_verdict(model)
+
+
+def test_a_certificate_is_attached(folder):
+    model = load_model(folder.parent / "model")
+    assert model.sha256 == load_model(DEFAULT_MODEL).sha256
+    long = (model.directory / "diagnostics.json").read_bytes()
+    assert long == (folder / "diagnostics.json").read_bytes()
+    certificate = certificate_of(model)
+    assert certificate.diagnostics_sha256 == sha256(long)
+    content = json.loads(long)
+    assert (certificate.verdict, certificate.statement) == (content["verdict"], content["reasons"][0])
+    assert list(certificate.bias) == content["impact"]["bias_over_sigma"]
+    assert content["model"]["sha256"] == model.sha256
 
 
 def test_an_unblinded_window_asks_for_no_bias(capsys):

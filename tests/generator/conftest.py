@@ -76,11 +76,11 @@ def make_generator(shifts=(0.1, -0.1), **changes):
     return NetworkTerm(metadata, tuple(members.values()), samplers=tuple(samplers.values()))
 
 
-def make_ratio(log_kappa=0.0, sigma=0.02):
-    """The ratio of the model."""
-    content = graph(*affine([-A * SLOPE, A], A * 3500.0 * SLOPE - 0.5 * A**2))
+def make_ratio(log_kappa=0.0, sigma=0.02, *, name="ratio", slope=A, constant=-0.5 * A**2):
+    """The ratio of the model, or another one whose log is linear in u."""
+    content = graph(*affine([-slope * SLOPE, slope], slope * 3500.0 * SLOPE + constant))
     metadata = {
-        "name": "ratio",
+        "name": name,
         "kind": "density_ratio",
         "features": features(),
         "mass": {"name": "m_jj", "unit": "GeV", "low": 2500.0, "high": 5000.0},
