@@ -10,10 +10,10 @@ import numpy as np
 
 from gbistat.errors import EventsError, FitFailed, OutputError
 from gbistat.training.autoregressive import count_parameters
-from gbistat.training.background_run import Final, start_background_run
+from gbistat.training.background_run import Final, FlowEpoch, start_background_run
 from gbistat.training.environment import keras
+from gbistat.training.epoch_choice import generator_argos
 from gbistat.training.flow import build_flow, compile_flow, log_density
-from gbistat.training.run import Epoch
 from gbistat.training.sidebands import bootstrap, sideband_pool
 from gbistat.training.splits import read_sample
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build_member", "cosine_rate", "final_weights", "train_background"]
 
-RESAMPLE, WEIGHTS, BATCHES = 11, 12, 13
+RESAMPLE, WEIGHTS, BATCHES, SELECTION = 11, 12, 13, 14
 """Streams of random numbers, each with the card's seed before it and the member after it."""
 
 
@@ -147,14 +147,14 @@ def _train_member(run: BackgroundRun, pool: SidebandPool, member: int, progress:
             variable.assign(value)
     while not _done(history, card.optimiser):
         history.append(_epoch(flow, train, validate, card, member=member, history=history))
-        losses = [epoch.validation_loss for epoch in history]
-        _save(folder, flow, history, _best(losses, card.optimiser.average))
+        ranks = [epoch.rank(card.optimiser.select) for epoch in history]
+        _save(folder, flow, history, _best(ranks, card.optimiser.average))
         if progress is not None:
             progress(*_report(card, member, history))
     _finish(folder, flow, validate, history, card)
 
 
-def _done(history: Sequence[Epoch], optimiser: FlowOptimiserSpec) -> bool:
+def _done(history: Sequence[FlowEpoch], optimiser: FlowOptimiserSpec) -> bool:
     if not history:
         return False
     (best,) = _best([epoch.validation_loss for epoch in history], 1)
@@ -162,8 +162,14 @@ def _done(history: Sequence[Epoch], optimiser: FlowOptimiserSpec) -> bool:
 
 
 def _epoch(
-    flow: Flow, train: FloatArray, validate: FloatArray, card: BackgroundCard, *, member: int, history: Sequence[Epoch]
-) -> Epoch:
+    flow: Flow,
+    train: FloatArray,
+    validate: FloatArray,
+    card: BackgroundCard,
+    *,
+    member: int,
+    history: Sequence[FlowEpoch],
+) -> FlowEpoch:
     """One epoch; the result depends on the state of the flow, the events, the card, the member and the epoch only."""
     number, options = len(history), card.optimiser
     # The last batch is left out if it is not full: another size would be compiled anew, and has a noisier gradient.
@@ -186,10 +192,14 @@ def _epoch(
             f"member {member}: the loss is {loss:g} and the validation loss {validation_loss:g} after epoch {number + 1}; "
             f"lower optimiser.learning_rate ({options.learning_rate:g}) or optimiser.clip_norm ({options.clip_norm:g})"
         )
-    return Epoch(loss, validation_loss, rate)
+    value = None
+    if options.select == "argos":
+        # The same events and latent numbers after every epoch: what differs is the flow.
+        value = generator_argos(flow, validate, entropy=[card.seed, SELECTION, member])
+    return FlowEpoch(loss, validation_loss, rate, value)
 
 
-def _save(folder: FlowFolder, flow: Flow, history: list[Epoch], best: list[int]) -> None:
+def _save(folder: FlowFolder, flow: Flow, history: list[FlowEpoch], best: list[int]) -> None:
     convert = keras().ops.convert_to_numpy
     variables = [np.asarray(convert(variable)) for variable in flow.density.optimizer.variables]
     try:
@@ -202,17 +212,18 @@ def _save(folder: FlowFolder, flow: Flow, history: list[Epoch], best: list[int])
 
 
 def _finish(
-    folder: FlowFolder, flow: Flow, validate: FloatArray, history: Sequence[Epoch], card: BackgroundCard
+    folder: FlowFolder, flow: Flow, validate: FloatArray, history: Sequence[FlowEpoch], card: BackgroundCard
 ) -> None:
-    """Average the weights of the best epochs; keep the single best epoch if that is better."""
+    """Average the weights of the best epochs; keep the single best epoch if the average has a larger loss than it."""
     losses = [epoch.validation_loss for epoch in history]
-    epochs, (best,) = _best(losses, card.optimiser.average), _best(losses, 1)
+    ranks = [epoch.rank(card.optimiser.select) for epoch in history]
+    epochs, (best,) = _best(ranks, card.optimiser.average), _best(ranks, 1)
     flow.set_weights(final_weights(folder, epochs))
     loss = -float(np.mean(log_density(flow, validate)))
     folder.finish(Final(tuple(epochs), loss) if loss < losses[best] else Final((best,), losses[best]))
 
 
-def _report(card: BackgroundCard, member: int, history: Sequence[Epoch]) -> tuple[float, str]:
+def _report(card: BackgroundCard, member: int, history: Sequence[FlowEpoch]) -> tuple[float, str]:
     members, epochs = card.optimiser.members, card.optimiser.epochs
     inside = 1.0 if _done(history, card.optimiser) else len(history) / epochs
     text = (

@@ -97,7 +97,12 @@ class FlowOptimiserSpec(Record):
     patience : int
         Epochs without a better validation loss after which a member stops.
     average : int
-        Epochs with the smallest validation losses whose weights are averaged, if the average is better than the best.
+        Best epochs whose weights are averaged, if the average has a smaller validation loss than the best alone.
+    select : {"loss", "argos"}
+        What makes an epoch a good one: a small validation loss, or a small ARGOS of the validation events against the
+        flow's own samples, see `gbistat.training.epoch_choice`. The second looks for a part of phase space where data
+        exceed the generator, which is what a search takes for signal. It selects, and is never a p-value. When a member
+        stops is decided by the loss.
     """
 
     members: AtLeastOne = 5
@@ -108,6 +113,7 @@ class FlowOptimiserSpec(Record):
     clip_norm: Positive = 10.0
     patience: AtLeastOne = 12
     average: AtLeastOne = 8
+    select: Literal["loss", "argos"] = "loss"
 
 
 class BackgroundPart(Record):

@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from gbistat.training.splits import Sample
     from gbistat.typing import FloatArray, Json
 
-__all__ = ["BackgroundRun", "Final", "FlowFolder", "load_background_run", "start_background_run"]
+__all__ = ["BackgroundRun", "Final", "FlowEpoch", "FlowFolder", "load_background_run", "start_background_run"]
+
+
+@dataclass(frozen=True)
+class FlowEpoch(Epoch):
+    """An epoch of a flow, with ARGOS of the validation events against its samples where epochs are selected by it."""
+
+    argos: float | None = None
+
+    def rank(self, select: str) -> float:
+        """What is small for a good epoch."""
+        return self.validation_loss if select == "loss" or self.argos is None else self.argos
 
 
 @dataclass(frozen=True)
@@ -44,9 +55,9 @@ class FlowFolder:
 
     path: Path
 
-    def history(self) -> list[Epoch]:
+    def history(self) -> list[FlowEpoch]:
         """Epochs that are done."""
-        return [Epoch(**entry) for entry in self._index().get("epochs", [])]
+        return [FlowEpoch(**entry) for entry in self._index().get("epochs", [])]
 
     def final(self) -> Final | None:
         """The outcome, if the member is finished."""
@@ -81,7 +92,7 @@ class FlowFolder:
         self,
         weights: Sequence[FloatArray],
         optimiser: Sequence[FloatArray],
-        history: Sequence[Epoch],
+        history: Sequence[FlowEpoch],
         *,
         best: Sequence[int],
     ) -> None:
