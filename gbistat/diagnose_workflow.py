@@ -9,10 +9,11 @@ import numpy as np
 
 from gbistat import __version__
 from gbistat.diagnose_inputs import SMALLEST, DiagnoseRequest, named_file, read_pairs, signal_log_ratios
+from gbistat.diagnose_residuals import nplm_sizes, residual_checks
 from gbistat.diagnostics.certificate import Certificate, classifier_report
 from gbistat.diagnostics.folds import assign_folds
 from gbistat.diagnostics.impact import injection_power, pool_windows, projected_bias, signal_score
-from gbistat.diagnostics.nplm import NplmOptions, nplm_test
+from gbistat.diagnostics.nplm import nplm_test
 from gbistat.diagnostics.overfitting import compare_with_training, ensemble_stability
 from gbistat.diagnostics.pulls import generator_pulls
 from gbistat.diagnostics.saved import CERTIFICATE
@@ -158,13 +159,10 @@ def diagnose_samples(
     nplm = None
     if request.nplm_permutations:
         with steps("NPLM"):
-            few = matrix[label][: max(len(data) // 5, 50)]
-            nplm_options = NplmOptions(
-                centres=300, width_percentiles=(25.0, 90.0), permutations=request.nplm_permutations
-            )
-            nplm = nplm_test(few, matrix[~label], rng=rng, options=nplm_options)
+            few, nplm_options = nplm_sizes(len(data), request.nplm_permutations)
+            nplm = nplm_test(matrix[label][:few], matrix[~label], rng=rng, options=nplm_options)
     with steps("distances"):
-        card = scorecard(matrix[label], matrix[~label], rng=rng, options=ScorecardOptions(permutations=99))
+        card = scorecard(matrix[label], matrix[~label], rng=rng, options=ScorecardOptions(permutations=199))
     impact, pooled, power = None, None, None
     statement = IN_THE_WINDOW if request.unblind else None
     if log_ratios is not None:
@@ -182,6 +180,11 @@ def diagnose_samples(
         power=power,
         options=request.verdict,
     )
+    residual = None
+    # Also where the weights are in doubt: whether they cover the difference is what this asks.
+    if verdict.detected and np.all(np.isfinite(report.scores.log_weight)):
+        with steps("what is left after reweighting"):
+            residual = residual_checks(data, generated, report.scores.log_weight, request, rng=rng)
     settings = {
         "version": __version__,
         "seed": request.seed,
@@ -217,6 +220,7 @@ def diagnose_samples(
         verdict=verdict,
         settings=settings,
         pulls=_pulls(member_log_prob, report),
+        residual=residual,
         observables=observables,
         units={name: data.units[name] for name in observables},
     )

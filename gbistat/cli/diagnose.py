@@ -160,6 +160,9 @@ def _show(certificate: Certificate) -> None:
         console.print(f"[yellow]{mode.code}[/yellow] {mode.description} ({'; '.join(mode.evidence)})", soft_wrap=True)
     for region in [r for r in certificate.classifier.regions if r.p_value < 0.05][:3]:
         console.print(f"region {region}", soft_wrap=True)
+    for rule in [r for r in certificate.classifier.rules if r.p_value < 0.01][:2]:
+        text = f"rule {rule.text}: {rule.n_data} data, {rule.n_generated} generated (p = {rule.p_value:.2g})"
+        console.print(escape(text), soft_wrap=True)
     if certificate.statement:
         console.print(f"note {certificate.statement}", soft_wrap=True)
     colour = {"PASS": "green", "FAIL": "red", "UNDECIDED": "yellow"}[certificate.verdict.outcome]

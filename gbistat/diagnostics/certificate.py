@@ -10,9 +10,11 @@ from gbistat.diagnostics.calibration import calibrate
 from gbistat.diagnostics.closure import reweighting_closure
 from gbistat.diagnostics.evidence import log_score, paired_evidence, tail_tests
 from gbistat.diagnostics.failure_modes import failure_modes
+from gbistat.diagnostics.isotonic import recalibrated
 from gbistat.diagnostics.permutations import permutation_test
 from gbistat.diagnostics.regions import find_regions
 from gbistat.diagnostics.roc import area_under_roc
+from gbistat.diagnostics.rules import find_rules
 from gbistat.diagnostics.slices import slice_scan
 from gbistat.diagnostics.weights import weight_moments
 from gbistat.errors import GbistatError
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
     from gbistat.diagnostics.permutations import PermutationTest
     from gbistat.diagnostics.pulls import Pulls
     from gbistat.diagnostics.regions import Region
+    from gbistat.diagnostics.residual import Residual
     from gbistat.diagnostics.roc import AreaUnderCurve
+    from gbistat.diagnostics.rules import Rule
     from gbistat.diagnostics.scorecard import Scorecard
     from gbistat.diagnostics.slices import Slice
     from gbistat.diagnostics.verdict import Verdict
@@ -55,6 +59,8 @@ class ClassifierReport:
         Statistics; see the modules they come from.
     slices, regions, closure
         By observable.
+    rules : tuple of Rule
+        Leaves of a tree of ln w: regions in several observables.
     modes : tuple of FailureMode
         Compatible failure modes.
     faults : tuple of str
@@ -77,6 +83,7 @@ class ClassifierReport:
     modes: tuple[FailureMode, ...]
     faults: tuple[str, ...]
     notes: tuple[str, ...]
+    rules: tuple[Rule, ...] = ()
 
     def to_dict(self) -> Json:
         """Plain data, for JSON."""
@@ -106,6 +113,7 @@ class ClassifierReport:
             },
             "slices": [item.to_dict() for item in self.slices],
             "regions": [region.to_dict() for region in self.regions],
+            "rules": [rule.to_dict() for rule in self.rules],
             "closure": [item.to_dict() for item in self.closure],
             "modes": [mode.to_dict() for mode in self.modes],
             "classifier_faults": list(self.faults),
@@ -161,6 +169,11 @@ def classifier_report(
         notes.append(
             f"{100 * scores.saturated:.2g} % of the outputs are saturated probabilities: their weights are not known; give logits"
         )
+    if calibration.failed:
+        again = calibrate(recalibrated(scores, rng=rng))
+        notes.append(
+            f"after isotonic recalibration: slope {again.slope.value:.2f}, chi2/dof {again.chi2:.0f}/{again.n_degrees:.0f}"
+        )
     if moments.heavy_tail:
         notes.append("few generated events carry the variance of the weights: its true value may be infinite")
     modes = failure_modes(
@@ -188,6 +201,7 @@ def classifier_report(
         modes,
         tuple(_faults(scores, calibration, modes, overfitting, stability, test.p_global < level)),
         tuple(notes),
+        find_rules(observables, scores, rng=rng),
     )
 
 
@@ -243,6 +257,8 @@ class Certificate:
         Options, seeds and hashes of folds.
     pulls : Pulls, optional
         Of the generator's ensemble.
+    residual : Residual, optional
+        What is left after reweighting, where a difference was found.
     observables, units : mappings
         Values in the order of the scores, and their units, for figures.
     """
@@ -266,6 +282,7 @@ class Certificate:
     verdict: Verdict
     settings: Json
     pulls: Pulls | None = None
+    residual: Residual | None = None
     observables: Mapping[str, FloatArray] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
 
@@ -333,6 +350,19 @@ class Certificate:
             for metric in self.card.metrics:
                 reference = {"mean": metric.null_mean, "std": metric.null_width, "truth_vs_truth": metric.truth}
                 row(metric.name.replace("_", " "), metric.value, metric.p_value, reference, seen(metric.p_value))
+        if self.residual is not None:
+            area, p = self.residual.area, self.residual.p_value
+            row("AUC after reweighting", area.value, p, {"mean": 0.5, "std": area.null_width}, seen(p))
+            if (profiled := self.residual.profiled) is not None:
+                t = profiled.test.best
+                reference = {"mean": float(t.null.mean()), "std": float(t.null.std())}
+                row(
+                    f"NPLM t after tilt {profiled.nu:.2f}",
+                    t.t,
+                    profiled.test.p_value,
+                    reference,
+                    seen(profiled.test.p_value),
+                )
         if self.impact is not None:
             bias = self.impact.bias
             row("bias of mu [sigma]", bias.value, None, {"error": bias.error}, self.verdict.outcome)
@@ -364,6 +394,7 @@ class Certificate:
             "pooled_bias": optional(self.pooled),
             "power": self.power,
             "pulls": optional(self.pulls),
+            "residual": optional(self.residual),
             "statement": self.statement,
             "settings": self.settings,
         }

@@ -292,12 +292,15 @@ class PooledBias:
         At the window of the measurement.
     chi2, n_degrees, p_value : float
         Of the polynomial.
+    windows : tuple of (float, Estimate)
+        Masses of the windows, and their biases.
     """
 
     bias: Estimate
     chi2: float
     n_degrees: int
     p_value: float
+    windows: tuple[tuple[float, Estimate], ...] = ()
 
     @property
     def upper(self) -> float:
@@ -312,6 +315,7 @@ class PooledBias:
             "ndf": self.n_degrees,
             "p": self.p_value,
             "upper95": self.upper,
+            "windows": [[mass, *bias.to_list()] for mass, bias in self.windows],
         }
 
 
@@ -346,7 +350,8 @@ def pool_windows(centres: Sequence[float], biases: Sequence[Estimate], *, at: fl
     chi2 = float(np.sum((y / sigma - design @ fitted) ** 2))
     degrees = m.size - degree - 1
     p = float(chdtrc(degrees, chi2)) if degrees else 1.0
-    return PooledBias(Estimate(float(fitted[0]), math.sqrt(float(covariance[0, 0]))), chi2, degrees, p)
+    found = Estimate(float(fitted[0]), math.sqrt(float(covariance[0, 0])))
+    return PooledBias(found, chi2, degrees, p, tuple(zip(map(float, centres), biases, strict=True)))
 
 
 def _upper(bias: Estimate) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 
 from gbistat.diagnostics.permutations import FAMILY
 from gbistat.plotting.figure import figure_file
+from gbistat.plotting.impact import draw_impact
 from gbistat.plotting.labels import mass_symbol, p_value_text
 from gbistat.plotting.style import BACKGROUND, BARS, GUIDE, ONE_SIGMA, SIGNAL, TWO_SIGMA, Artists
 from gbistat.plotting.weights import density_histogram, draw_histogram, save_weight_figures
@@ -235,6 +236,11 @@ def save_certificate(certificate: Certificate, directory: Path) -> list[Path]:
         written.append(directory / "nplm.png")
         with figure_file(written[-1]) as (ax,):
             draw_nplm(certificate.nplm, ax)
+    if certificate.impact is not None:
+        written.append(directory / "impact.png")
+        with figure_file(written[-1]) as (ax,):
+            tolerance = float(certificate.settings["tolerance"])
+            draw_impact(certificate.impact, certificate.pooled, ax, tolerance=tolerance, window=certificate.window)
     if certificate.pulls is not None:
         # Two files and not two panels: panels of a figure share the x axis.
         for name in ("pulls", "generator_errors"):

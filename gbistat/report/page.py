@@ -29,6 +29,7 @@ CAPTIONS = {
     "null_distributions": "Statistics in units of their null widths; bars hold 68 and 95 % of permutations.",
     "pulls": "Pulls of the generator's ensemble; narrower than 1 where its errors are shared between events.",
     "generator_errors": "Error of the density by the ensemble, against the weight.",
+    "impact": "Bias of mu projected from the difference, in units of its error; thin bars are 95 % bounds.",
     "nplm": "NPLM: t of permuted labels and of the data.",
     "spectrum": "Mass spectrum with the fit.",
     "profile": "Profile likelihood.",
@@ -82,6 +83,8 @@ pre { overflow-x: auto; font-size: .75rem; background: #f6f6f8; padding: .6rem; 
 {% for r in found[:6] %}<tr><td>{{ r.obs }}</td><td class="n">{{ r.low | number }}</td><td class="n">{{ r.high | number }}</td>
 <td>{{ r.excess }}</td><td class="n">{{ r.n_data }}</td><td class="n">{{ r.n_gen }}</td><td class="n">{{ r.p | number }}</td></tr>{% endfor %}
 </table></div>{% endif %}
+{% set rules = (diagnostics.classifier.rules or []) | selectattr("p", "lt", 0.01) | list %}
+{% if rules %}<ul>{% for r in rules[:4] %}<li>{{ r.rule }}: {{ r.n_data }} data, {{ r.n_gen }} generated (p = {{ r.p | number }})</li>{% endfor %}</ul>{% endif %}
 {% endif %}
 {% for result in results %}
 <h2>{{ result.verb }}, {{ result.window[0] | number }}-{{ result.window[1] | number }} GeV</h2>

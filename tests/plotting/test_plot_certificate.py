@@ -8,12 +8,14 @@ from matplotlib.figure import Figure
 
 from gbistat.diagnostics.calibration import calibrate
 from gbistat.diagnostics.closure import reweighting_closure
+from gbistat.diagnostics.impact import Impact, pool_windows
 from gbistat.diagnostics.nplm import NplmOptions, nplm_test
 from gbistat.diagnostics.permutations import permutation_test
 from gbistat.diagnostics.pulls import generator_pulls
 from gbistat.diagnostics.roc import roc_curve
-from gbistat.diagnostics.weights import Scores
+from gbistat.diagnostics.weights import Estimate, Scores
 from gbistat.plotting.certificate import draw_closure, draw_generator_errors, draw_nplm, draw_null, draw_pulls
+from gbistat.plotting.impact import draw_impact
 from gbistat.plotting.style import styled
 from gbistat.plotting.weights import (
     density_histogram,
@@ -97,3 +99,25 @@ def test_pulls(axes):
     texts = [text.get_text() for text in draw_pulls(pulls, axes[0])["legend"].get_texts()]
     assert any(f"width {pulls.width:.2f}" in text for text in texts)
     assert draw_generator_errors(pulls, axes[1])["errors"].lines[0].get_ydata() == pytest.approx(pulls.by_weight[:, 2])
+
+
+def test_impact(axes):
+    biases = [Estimate(1.0, 0.5), Estimate(-1.0, 0.5)]
+    pooled = pool_windows([3200.0, 3900.0], biases, at=3500.0)
+    impact = Impact(Estimate(-0.4, 0.3), -0.35, 4.0, 1000.0, 500, 500)
+    artists = draw_impact(impact, pooled, axes[0], tolerance=0.2, window=(3300.0, 3700.0))
+    assert artists["windows"].lines[0].get_xydata().tolist() == [[3200.0, 1.0], [3900.0, -1.0]]
+    assert artists["all"].lines[0].get_xydata().tolist() == [[3500.0, -0.4]]
+    (bound,) = artists["bound"].lines[2]
+    assert bound.get_segments()[0][:, 1] == pytest.approx([-0.4 - 1.645 * 0.3, -0.4 + 1.645 * 0.3], abs=1e-3)
+    assert artists["weights"].get_ydata() == pytest.approx([-0.35])
+    assert artists["tolerance"].get_y() == -0.2
+    assert artists["tolerance"].get_height() == pytest.approx(0.4)
+    assert "below 0.89 at 95 %, tolerance 0.2" in artists["legend"].get_title().get_text()
+    low, high = axes[0].get_ylim()
+    assert low < -1.5
+    assert high > 1.5
+    # Without windows there is one point and no mass to speak of.
+    assert set(draw_impact(impact, None, axes[1], tolerance=0.2)) == {
+        "tolerance", "zero", "bound", "all", "weights", "legend",
+    }  # fmt: skip
