@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gbistat.errors import ModelError
+from gbistat.fit.basins import refine_minima
 from gbistat.fit.nuisances import with_ensembles, with_spurious_signal
 from gbistat.fit.plane import global_fit
 from gbistat.likelihood.kappa import normalised_surface
+from gbistat.likelihood.lattice import Lattice
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.parameters import Parameter
 from gbistat.likelihood.reference import reference_from_pool
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gbistat.data.events import Events
+    from gbistat.fit.basins import Basin, Interpolation
     from gbistat.fit.build import Analysis
     from gbistat.fit.plane import PlaneSearch
     from gbistat.likelihood.kappa import Kappa
@@ -58,6 +61,10 @@ class FreeMasses:
         Standard deviation of a spurious signal from other sources, in events.
     profiled : tuple of NetworkTerm
         Ratios whose ensembles are profiled.
+    basins : tuple of Basin
+        Minima, the lowest first, each in a box with finer nodes.
+    interpolation : Interpolation or None
+        What splines in place of the network do to the lowest; ``None`` where no signal is seen or the masses are held.
     """
 
     grid: ThetaGrid
@@ -69,6 +76,8 @@ class FreeMasses:
     other_sigma: float = 0.0
     spurious: float = 0.0
     profiled: tuple[NetworkTerm, ...] = ()
+    basins: tuple[Basin, ...] = ()
+    interpolation: Interpolation | None = None
 
     def sigma(self, values: Mapping[str, float]) -> float:
         """Standard deviation of ln kappa of all ratios together at some masses."""
@@ -149,7 +158,7 @@ def with_free_masses(
         )
     grid = grid_of(_ranges(term, declared), steps)
     surface, kappa = normalised_surface(term, grid, pool, log_density_ratio(model, pool))
-    poi = model.parameter(model.poi)
+    without, poi = model, model.parameter(model.poi)
     bounded = dataclasses.replace(poi, low=max(poi.low, 0.0), start=max(poi.start, 0.0))
     masses = [_parameter(name, axis, declared.get(name)) for name, axis in zip(grid.names, grid.axes, strict=True)]
     model = dataclasses.replace(
@@ -164,12 +173,17 @@ def with_free_masses(
         ),
     )
     best, search = global_fit(ExtendedUnbinnedNLL(model, events), grid.names, grid.axes)
+    lattice = Lattice(surface, events, log_density_ratio(without, events))
+    basins, interpolation = refine_minima(model, events, surface, search, lattice)
+    best = basins[0].best if basins else best
     start = {name: best.value(name) for name in grid.names}
     parameters = tuple(
         dataclasses.replace(p, start=start[p.name]) if p.name in start and not p.fixed else p for p in model.parameters
     )
     model = dataclasses.replace(model, parameters=parameters)
-    known = FreeMasses(grid, kappa, search, 0.0, model, pool, other_sigma, spurious, tuple(profiled))
+    known = FreeMasses(
+        grid, kappa, search, 0.0, model, pool, other_sigma, spurious, tuple(profiled), basins, interpolation
+    )
     return model, dataclasses.replace(known, kappa_sigma=known.sigma(start))
 
 
