@@ -280,6 +280,8 @@ def _with_masses(model: LoadedModel, held: Mapping[str, float]) -> LoadedModel:
         if term.metadata.is_ratio
         for name in (item.name for item in term.metadata.parameters)
     } | set(model.spec.parameters)
+    if model.spec.has_signal and model.spec.signal.modes is not None:
+        known.add(model.spec.signal.modes.fraction)
     parameters = dict(model.spec.parameters)
     for name, value in held.items():
         if name not in known:

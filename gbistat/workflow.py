@@ -381,9 +381,10 @@ def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, bin
         held = {name: base.fit.value(name) for name in moving}
         analysis = with_held_masses(analysis, held)
         base = replace(base, analysis=analysis)
-        text = ", ".join(f"{name} = {value:.1f}" for name, value in held.items())
+        unit = dict.fromkeys(analysis.masses.names, f" {analysis.window.unit}") if analysis.masses else {}
+        text = ", ".join(f"{name} = {value:.4g}{unit.get(name, '')}" for name, value in held.items())
         warnings.append(
-            f"limits and the significance are those of a signal at {text} {analysis.window.unit}, the masses that fit best: that they "
+            f"limits and the significance are those of a signal at {text}, the values that fit best: that they "
             "were searched for is not in them; hold masses with --mass, or see gbistat scan for all of them"
         )
     window, nll, poi = base.window, analysis.nll, base.poi

@@ -9,6 +9,7 @@ moves by :math:`-V g`, V the covariance. The lattice is made finer until that is
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -122,9 +123,9 @@ def within(nll: NLL, names: Sequence[str], low: FloatArray, high: FloatArray) ->
 
 
 def refine_minima(
-    model: Model, events: Events, surface: RatioSurface, search: PlaneSearch, lattice: Lattice
+    model: Model, events: Events, search: PlaneSearch, lattices: Sequence[Lattice]
 ) -> tuple[tuple[Basin, ...], Interpolation | None]:
-    """Minima that the map shows, with a fine lattice around each; the surface takes the patches.
+    """Minima that the map shows, with a fine lattice around each; the surfaces take the patches.
 
     Parameters
     ----------
@@ -132,12 +133,10 @@ def refine_minima(
         Signal with free masses and background, before nuisances that depend on the masses.
     events : Events
         Data in the window.
-    surface : RatioSurface
-        Coarse splines of these events.
     search : PlaneSearch
-        Map from these.
-    lattice : Lattice
-        Of the same surface and events.
+        Map from the coarse splines of these events.
+    lattices : sequence of Lattice
+        One of each surface in the signal: the ratio's, or those of two decay modes, over one grid.
 
     Returns
     -------
@@ -149,17 +148,21 @@ def refine_minima(
     indices = [index_of(name, nll.parameters) for name in names]
     if any(nll.parameters[i].fixed for i in indices):
         return (), None
-    minima = _coarse_minima(nll, search, indices, lattice.mirrored)
+    lattice = lattices[0]
+    mirrored = all(one.mirrored for one in lattices)
+    minima = _coarse_minima(nll, search, indices, mirrored)
     if not minima:
         return (), None
     factor = FIRST
     while True:
         boxes = [_box(lattice, minimum, names, factor) for minimum in minima]
-        nll, boxes, minima = _refined(model, events, surface, search, lattice, boxes, minima, factor)
-        basins = _basins(lattice, boxes, minima, indices)
+        nll, boxes, minima = _refined(model, events, search, lattices, boxes, minima, factor)
+        basins = _basins(lattice, boxes, minima, indices, mirrored)
         steps = {name: float(np.diff(axis).max()) for name, axis in zip(names, boxes[0].axes, strict=True)}
-        shifts, delta = interpolation_error(nll, surface, events, minima[0], names, list(steps.values()))
-        found = Interpolation(steps, shifts, delta, lattice.evaluations)
+        shifts, delta = interpolation_error(
+            nll, [one.surface for one in lattices], events, minima[0], search, list(steps.values())
+        )
+        found = Interpolation(steps, shifts, delta, sum(one.evaluations for one in lattices))
         if found.worst < TARGET or factor >= LAST or minima[0].at_bound:
             return basins, found
         factor *= 2
@@ -167,14 +170,12 @@ def refine_minima(
 
 def _coarse_minima(nll: NLL, search: PlaneSearch, indices: list[int], mirrored: bool) -> list[FitResult]:
     """Full fits from the highest maxima of the map, each minimum once."""
-    poi = index_of(nll.poi, nll.parameters)
     found: list[FitResult] = []
     for place in search.starts(REACH, 3 * MOST):
         if mirrored and place[0] < place[1]:
             continue
         theta = search.null.values.copy()
-        theta[poi] = search.strength[place]
-        theta[indices] = list(search.node(place).values())
+        search.put(theta, place, nll)
         try:
             result = fit(nll, start=theta)
         except FitFailed:
@@ -212,19 +213,20 @@ def _box(lattice: Lattice, minimum: FitResult, names: Sequence[str], factor: int
 def _refined(
     model: Model,
     events: Events,
-    surface: RatioSurface,
     search: PlaneSearch,
-    lattice: Lattice,
+    lattices: Sequence[Lattice],
     boxes: list[ThetaGrid],
     minima: list[FitResult],
     factor: int,
 ) -> tuple[NLL, list[ThetaGrid], list[FitResult]]:
     """Fits with fine splines in the boxes; boxes that end too low are made wider, and those that touch joined."""
+    lattice, mirrored = lattices[0], all(one.mirrored for one in lattices)
     for wider in (1.0, 1.6, 2.5):
-        boxes, minima = _joined(lattice, boxes, minima)
-        images = [_mirrored(box) for box in boxes] if lattice.mirrored else []
+        boxes, minima = _joined(lattice, boxes, minima, mirrored)
+        images = [_mirrored(box) for box in boxes] if mirrored else []
         grids = [*boxes, *(image for box, image in zip(boxes, images, strict=False) if not _overlap(box, image))]
-        surface.refine(events, [lattice.patch(grid) for grid in grids])
+        for one in lattices:
+            one.surface.refine(events, [one.patch(grid) for grid in grids])
         nll = ExtendedUnbinnedNLL(model, events)
         again = []
         for box, minimum in zip(boxes, minima, strict=True):
@@ -266,7 +268,11 @@ def _too_low(
                 continue
             theta = search.null.values.copy()
             theta[indices] = [axis[k] for axis, k in zip(axes, place, strict=True)]
-            top = max(top, strength(theta)[1])
+            if search.fraction is None or search.shares is None:
+                top = max(top, strength(theta)[-1])
+            else:
+                share = index_of(search.fraction, nll.parameters)
+                top = max(top, strength.with_modes(theta, nll.parameters[share], share)[-1])
         result.append(best - top < EDGE)
     return result
 
@@ -288,16 +294,16 @@ def _union(lattice: Lattice, one: ThetaGrid, other: ThetaGrid) -> ThetaGrid:
 
 
 def _joined(
-    lattice: Lattice, boxes: list[ThetaGrid], minima: list[FitResult]
+    lattice: Lattice, boxes: list[ThetaGrid], minima: list[FitResult], mirrored: bool
 ) -> tuple[list[ThetaGrid], list[FitResult]]:
     """One box of those that overlap, with the lower minimum; a box that meets its own image becomes symmetric."""
     boxes, minima = list(boxes), list(minima)
     j = 0
     while j < len(boxes):
-        if lattice.mirrored and _overlap(boxes[j], _mirrored(boxes[j])):
+        if mirrored and _overlap(boxes[j], _mirrored(boxes[j])):
             boxes[j] = _union(lattice, boxes[j], _mirrored(boxes[j]))
         for k in range(j):
-            image = _mirrored(boxes[k]) if lattice.mirrored else boxes[k]
+            image = _mirrored(boxes[k]) if mirrored else boxes[k]
             other = boxes[k] if _overlap(boxes[k], boxes[j]) else image
             if _overlap(other, boxes[j]):
                 break
@@ -311,9 +317,11 @@ def _joined(
     return boxes, minima
 
 
-def _basins(lattice: Lattice, boxes: list[ThetaGrid], minima: list[FitResult], indices: list[int]) -> tuple[Basin, ...]:
+def _basins(
+    lattice: Lattice, boxes: list[ThetaGrid], minima: list[FitResult], indices: list[int], mirrored: bool
+) -> tuple[Basin, ...]:
     basins = [Basin(*lattice.core(box), best) for box, best in zip(boxes, minima, strict=True)]
-    if lattice.mirrored:
+    if mirrored:
         for k, box in enumerate(boxes):
             if _overlap(box, _mirrored(box)):
                 continue
@@ -326,10 +334,10 @@ def _basins(lattice: Lattice, boxes: list[ThetaGrid], minima: list[FitResult], i
 
 def interpolation_error(
     nll: NLL,
-    surface: RatioSurface,
+    surfaces: Sequence[RatioSurface],
     events: Events,
     best: FitResult,
-    names: Sequence[str],
+    search: PlaneSearch,
     steps: Sequence[float],
 ) -> tuple[dict[str, float], float]:
     """How far each parameter would move with the network itself in place of the splines, in units of its error.
@@ -338,14 +346,14 @@ def interpolation_error(
     ----------
     nll : NLL
         Likelihood of one data term.
-    surface : RatioSurface
-        Splines of its events.
+    surfaces : sequence of RatioSurface
+        Splines of its events: the ratio's, or those of two decay modes.
     events : Events
         These.
     best : FitResult
         Its minimum.
-    names : sequence of str
-        The masses.
+    search : PlaneSearch
+        Which parameters are masses, and the share of decay modes.
     steps : sequence of float
         Distances of the nodes; slopes are taken over an eighth to both sides.
 
@@ -355,8 +363,9 @@ def interpolation_error(
         By parameter; and the change of ``2 [nll(0) - nll]``.
     """
     mixture = nll.mixtures[0]
-    prepared = surface.coarse(events)
+    prepared = [surface.coarse(events) for surface in surfaces]
     theta = best.values
+    alpha = 0.0 if len(surfaces) == 1 or search.fraction is None else best.value(search.fraction)
     poi = index_of(nll.poi, nll.parameters)
     moved = theta.copy()
     moved[poi] += 1.0
@@ -364,13 +373,19 @@ def interpolation_error(
     weights = np.ones(mixture.size) if mixture.weights is None else mixture.weights
 
     def growth(point: FloatArray) -> FloatArray:
-        exact = surface.term.log_ratio(events, **surface.grid.named(point)) + surface.log_kappa_at(point)
-        return np.expm1(exact - prepared.log_prob(point))
+        exact, splines = [], []
+        for surface, known, share in zip(surfaces, prepared, (1.0 - alpha, alpha), strict=False):
+            own = surface.term.log_ratio(events, **surface.grid.named(point)) + surface.log_kappa_at(point)
+            scale = math.log(share) if share > 0 else -math.inf
+            exact.append(own + scale)
+            splines.append(known.log_prob(point) + scale)
+        result: FloatArray = np.expm1(np.logaddexp.reduce(exact) - np.logaddexp.reduce(splines))
+        return result
 
     def difference(parameters: FloatArray, factor: FloatArray) -> float:
         return -float(weights @ np.log1p(mixture.fractions(parameters)[signal] * factor))
 
-    masses = [index_of(name, nll.parameters) for name in names]
+    masses = [index_of(name, nll.parameters) for name in search.names]
     here = growth(theta[masses])
     gradient = np.zeros_like(theta)
     for j in map(int, np.flatnonzero(best.errors > 0)):

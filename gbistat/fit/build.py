@@ -194,6 +194,7 @@ def build_analysis(
             other_sigma=kappa_sigma,
             spurious=spec.signal.spurious.sigma or 0.0,
             profiled=builder.ratios if spec.signal.ensemble == "profiled" else (),
+            fraction=None if spec.signal.modes is None else spec.signal.modes.fraction,
         )
         kappa_sigma = masses.kappa_sigma
     if spec.signal.ensemble == "profiled":
@@ -301,13 +302,26 @@ class _Builder:
 
     @property
     def ratios(self) -> list[NetworkTerm]:
-        """Ratio terms of the signal."""
-        return [self._term(name) for name in self.spec.signal.ratios]
+        """Ratio terms of the signal, those of decay modes last."""
+        return [self._term(name) for name in self.spec.signal.all_ratios]
 
     @property
     def moving(self) -> list[NetworkTerm]:
-        """Ratio terms that depend on parameters of the signal."""
-        return [term for term in self.ratios if term.metadata.parameters]
+        """Ratio terms that depend on parameters of the signal, and those of decay modes.
+
+        Raises
+        ------
+        ModelError
+            If a decay mode depends on no parameters, or another ratio does so beside two modes.
+        """
+        moving = [term for term in self.ratios if term.metadata.parameters]
+        modes = self.spec.signal.modes
+        if modes is not None and [term.name for term in moving] != list(modes.ratios):
+            raise ModelError(
+                f"of the ratios {', '.join(term.name for term in self.ratios)} exactly those of signal.modes "
+                f"({', '.join(modes.ratios)}) have to depend on parameters of the signal"
+            )
+        return moving
 
     @property
     def kappa_sigma(self) -> float:

@@ -13,8 +13,10 @@ from gbistat.errors import ModelError
 from gbistat.fit.basins import refine_minima
 from gbistat.fit.nuisances import with_ensembles, with_spurious_signal
 from gbistat.fit.plane import global_fit
+from gbistat.likelihood.constraints import NormalConstraint
 from gbistat.likelihood.kappa import normalised_surface
 from gbistat.likelihood.lattice import Lattice
+from gbistat.likelihood.modes import DecayModes
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.parameters import Parameter
 from gbistat.likelihood.reference import reference_from_pool
@@ -61,6 +63,10 @@ class FreeMasses:
         Standard deviation of a spurious signal from other sources, in events.
     profiled : tuple of NetworkTerm
         Ratios whose ensembles are profiled.
+    fraction : str, optional
+        Name of the share of the second of two decay modes.
+    second : Kappa, optional
+        Normalisation of that mode's ratio; `kappa` is that of the first.
     basins : tuple of Basin
         Minima, the lowest first, each in a box with finer nodes.
     interpolation : Interpolation or None
@@ -76,16 +82,25 @@ class FreeMasses:
     other_sigma: float = 0.0
     spurious: float = 0.0
     profiled: tuple[NetworkTerm, ...] = ()
+    fraction: str | None = None
+    second: Kappa | None = None
     basins: tuple[Basin, ...] = ()
     interpolation: Interpolation | None = None
 
     def sigma(self, values: Mapping[str, float]) -> float:
-        """Standard deviation of ln kappa of all ratios together at some masses."""
+        """Standard deviation of ln kappa of all ratios together at some masses, and some share of decay modes.
+
+        The errors of two modes come from the same reference events: they are taken as fully correlated, which is the worst case.
+        """
         place = tuple(
             int(np.abs(axis - values[name]).argmin())
             for name, axis in zip(self.grid.names, self.grid.axes, strict=True)
         )
-        return math.hypot(self.other_sigma, float(self.kappa.error[place]))
+        error = float(self.kappa.error[place])
+        if self.fraction is not None and self.second is not None:
+            share = values[self.fraction]
+            error = (1.0 - share) * error + share * float(self.second.error[place])
+        return math.hypot(self.other_sigma, error)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -104,6 +119,7 @@ def with_free_masses(
     other_sigma: float = 0.0,
     spurious: float = 0.0,
     profiled: Sequence[NetworkTerm] = (),
+    fraction: str | None = None,
 ) -> tuple[Model, FreeMasses]:
     """Model whose signal has a ratio that depends on parameters, starting at the values that fit best.
 
@@ -112,7 +128,7 @@ def with_free_masses(
     model : Model
         Signal and background without that ratio.
     terms : sequence of NetworkTerm
-        The one ratio term with parameters.
+        The one ratio term with parameters, or those of two decay modes.
     declared : mapping of str to ParameterSpec
         What the model says of parameters: narrower ranges, or values at which they are held.
     events : Events
@@ -123,6 +139,8 @@ def with_free_masses(
         Largest distance of nodes by parameter.
     other_sigma, spurious, profiled
         Kept in the result, for the same model at other masses.
+    fraction : str, optional
+        Name of the share of the second of two terms, which are decay modes.
 
     Returns
     -------
@@ -133,7 +151,8 @@ def with_free_masses(
     Raises
     ------
     ModelError
-        If there are several such ratios, or no reference events.
+        If there are several such ratios that are no decay modes, two modes depend on different parameters, or there are no
+        reference events.
     FitFailed
         If the fit without signal is not valid.
 
@@ -141,13 +160,19 @@ def with_free_masses(
     -----
     The tilt that stands for an error of kappa is made at the start values, so it comes after this.
     """
-    if len(terms) > 1:
+    if len(terms) > (1 if fraction is None else 2):
         raise ModelError(
             f"several ratios depend on parameters of the signal ({', '.join(term.name for term in terms)}); their product has "
-            "no common normalisation yet: export them as one term"
+            "no common normalisation yet: export them as one term, or name two decay modes in signal.modes"
         )
-    (term,) = terms
-    if term in profiled:
+    term = terms[0]
+    names = [tuple(item.name for item in one.metadata.parameters) for one in terms]
+    if len(set(names)) > 1:
+        raise ModelError(
+            f"the decay modes {terms[0].name!r} and {terms[1].name!r} depend on different parameters "
+            f"({', '.join(names[0]) or 'none'}; {', '.join(names[1]) or 'none'}); both need the same, in the same order"
+        )
+    if any(one in profiled for one in terms):
         raise ModelError(
             f"the ensemble of ratio {term.name!r}, whose masses are free, cannot be profiled; set signal.ensemble to 'mean'"
         )
@@ -156,42 +181,61 @@ def with_free_masses(
             f"ratio {term.name!r} depends on {', '.join(item.name for item in term.metadata.parameters)}, so that its "
             "normalisation is needed everywhere: that takes reference events in the window; give the model some, or --background"
         )
-    grid = grid_of(_ranges(term, declared), steps)
-    surface, kappa = normalised_surface(term, grid, pool, log_density_ratio(model, pool))
-    without, poi = model, model.parameter(model.poi)
+    grid = grid_of(_ranges(terms, declared), steps)
+    base = log_density_ratio(model, pool)
+    made = [normalised_surface(one, grid, pool, base) for one in terms]
+    (surface, kappa), second = made[0], made[-1][1] if fraction is not None else None
+    factor = surface if fraction is None else DecayModes(surface, made[1][0], fraction)
+    data_base, poi = log_density_ratio(model, events), model.parameter(model.poi)
     bounded = dataclasses.replace(poi, low=max(poi.low, 0.0), start=max(poi.start, 0.0))
     masses = [_parameter(name, axis, declared.get(name)) for name, axis in zip(grid.names, grid.axes, strict=True)]
     model = dataclasses.replace(
         model,
         components=tuple(
-            dataclasses.replace(c, factors=(*c.factors, surface)) if c.name == model.signal else c
+            dataclasses.replace(c, factors=(*c.factors, factor)) if c.name == model.signal else c
             for c in model.components
         ),
         parameters=(
             *(bounded if p is poi and model.poi not in declared else p for p in model.parameters),
             *masses,
+            *([] if fraction is None else [_share(fraction, declared.get(fraction))]),
         ),
+        constraints=(*model.constraints, *_constraint(fraction, declared)),
     )
-    best, search = global_fit(ExtendedUnbinnedNLL(model, events), grid.names, grid.axes)
-    lattice = Lattice(surface, events, log_density_ratio(without, events))
-    basins, interpolation = refine_minima(model, events, surface, search, lattice)
+    best, search = global_fit(ExtendedUnbinnedNLL(model, events), grid.names, grid.axes, fraction=fraction)
+    lattices = [Lattice(one, events, data_base) for one, _ in made]
+    basins, interpolation = refine_minima(model, events, search, lattices)
     best = basins[0].best if basins else best
-    start = {name: best.value(name) for name in grid.names}
+    start = {name: best.value(name) for name in (*grid.names, *([] if fraction is None else [fraction]))}
     parameters = tuple(
         dataclasses.replace(p, start=start[p.name]) if p.name in start and not p.fixed else p for p in model.parameters
     )
     model = dataclasses.replace(model, parameters=parameters)
     known = FreeMasses(
-        grid, kappa, search, 0.0, model, pool, other_sigma, spurious, tuple(profiled), basins, interpolation
+        grid,
+        kappa,
+        search,
+        0.0,
+        model,
+        pool,
+        other_sigma,
+        spurious,
+        tuple(profiled),
+        fraction,
+        second,
+        basins,
+        interpolation,
     )
     return model, dataclasses.replace(known, kappa_sigma=known.sigma(start))
 
 
 def free_masses(analysis: Analysis) -> tuple[str, ...]:
-    """Masses that a fit of this analysis moves."""
+    """Masses that a fit of this analysis moves, and the share of decay modes: without signal, none of them means anything."""
     if analysis.masses is None:
         return ()
-    return tuple(name for name in analysis.masses.names if not analysis.model.parameter(name).fixed)
+    fraction = analysis.masses.fraction
+    names = (*analysis.masses.names, *([] if fraction is None else [fraction]))
+    return tuple(name for name in names if not analysis.model.parameter(name).fixed)
 
 
 def with_held_masses(analysis: Analysis, values: Mapping[str, float]) -> Analysis:
@@ -205,7 +249,7 @@ def with_held_masses(analysis: Analysis, values: Mapping[str, float]) -> Analysi
     analysis : Analysis
         With free masses.
     values : mapping of str to float
-        All of them, and where to hold them.
+        All of them, and where to hold them; the share of decay modes may be among them.
 
     Raises
     ------
@@ -225,7 +269,7 @@ def with_held_masses(analysis: Analysis, values: Mapping[str, float]) -> Analysi
         for p in model.parameters
     )
     model = dataclasses.replace(model, parameters=parameters)
-    at = {name: model.parameter(name).start for name in known.names}
+    at = {parameter.name: parameter.start for parameter in model.parameters}
     if known.profiled:
         model = with_ensembles(model, known.profiled, known.pool)
     size, sigma = 0.0, known.sigma(at)
@@ -236,19 +280,21 @@ def with_held_masses(analysis: Analysis, values: Mapping[str, float]) -> Analysi
     return dataclasses.replace(analysis, model=model, nll=nll, reference=reference, spurious_signal=size)
 
 
-def _ranges(term: NetworkTerm, declared: Mapping[str, ParameterSpec]) -> dict[str, tuple[float, float]]:
-    """Ranges of the ratio's parameters: where it is valid, within what the model declares."""
+def _ranges(terms: Sequence[NetworkTerm], declared: Mapping[str, ParameterSpec]) -> dict[str, tuple[float, float]]:
+    """Ranges of the parameters: where all ratios are valid, within what the model declares."""
     ranges = {}
-    for item in term.metadata.parameters:
-        low, high = item.bounds
+    for items in zip(*(term.metadata.parameters for term in terms), strict=True):
+        item = items[0]
+        low, high = max(one.bounds[0] for one in items), min(one.bounds[1] for one in items)
+        learned = f"{low:g} to {high:g}"
         spec = declared.get(item.name)
         if spec is not None and not spec.fixed:
             low = max(low, -math.inf if spec.low is None else spec.low)
             high = min(high, math.inf if spec.high is None else spec.high)
         if not low < high:
             raise ModelError(
-                f"the model's range of {item.name} and that of the ratio {term.name!r} have nothing in common; the ratio was "
-                f"learned from {item.bounds[0]:g} to {item.bounds[1]:g}"
+                f"the model's range of {item.name} and that of {' and '.join(repr(one.name) for one in terms)} have nothing in common; "
+                f"learned from {learned}"
             )
         ranges[item.name] = (low, high)
     return ranges
@@ -262,3 +308,23 @@ def _parameter(name: str, axis: np.ndarray, spec: ParameterSpec | None) -> Param
             f"{name} = {start:g} is outside {low:g} to {high:g}, where the ratio was learned; choose a value inside"
         )
     return Parameter(name, start, low, high, spec is not None and spec.fixed)
+
+
+def _share(name: str, spec: ParameterSpec | None) -> Parameter:
+    """Share of the second decay mode: between 0 and 1."""
+    if spec is None:
+        return Parameter(name, 0.5, 0.0, 1.0)
+    low, high = 0.0 if spec.low is None else spec.low, 1.0 if spec.high is None else spec.high
+    if not 0.0 <= low <= spec.start <= high <= 1.0:
+        raise ModelError(
+            f"{name} = {spec.start:g} in {low:g} to {high:g}: a share of decay modes lies between 0 and 1; correct parameters.{name}"
+        )
+    return Parameter(name, spec.start, low, high, spec.fixed)
+
+
+def _constraint(fraction: str | None, declared: Mapping[str, ParameterSpec]) -> tuple[NormalConstraint, ...]:
+    """What the model says was measured of the share of decay modes."""
+    spec = None if fraction is None else declared.get(fraction)
+    if fraction is None or spec is None or spec.constraint is None:
+        return ()
+    return (NormalConstraint(fraction, spec.constraint.mean, spec.constraint.sigma),)

@@ -19,6 +19,7 @@ from scipy.interpolate import RectBivariateSpline
 
 from gbistat.errors import FitFailed, ModelError
 from gbistat.fit.minimize import fit
+from gbistat.fit.mode_search import best_strengths
 from gbistat.fit.result import FitOptions
 from gbistat.likelihood.parameters import index_of
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from gbistat.fit.result import FitResult
     from gbistat.likelihood.nll import NLL
+    from gbistat.likelihood.parameters import Parameter
     from gbistat.typing import FloatArray, IntArray
 
 __all__ = ["PlaneSearch", "Strength", "global_fit", "search_close", "search_plane"]
@@ -53,6 +55,10 @@ class PlaneSearch:
         The mu that fits best.
     null : FitResult
         The fit without signal.
+    fraction : str, optional
+        Name of a fraction of decay modes that is free at each node.
+    shares : array of the same shape, optional
+        Its best value.
     """
 
     names: tuple[str, ...]
@@ -60,10 +66,22 @@ class PlaneSearch:
     q0: FloatArray
     strength: FloatArray
     null: FitResult
+    fraction: str | None = None
+    shares: FloatArray | None = None
 
     def node(self, index: Sequence[int]) -> dict[str, float]:
         """Masses of a node."""
         return {name: float(axis[k]) for name, axis, k in zip(self.names, self.axes, index, strict=True)}
+
+    def put(self, theta: FloatArray, index: Sequence[int], nll: NLL) -> None:
+        """Put masses, strength and fraction of a node into a vector, but for parameters that are held."""
+        values = {**self.node(index), nll.poi: float(self.strength[tuple(index)])}
+        if self.fraction is not None and self.shares is not None:
+            values[self.fraction] = float(self.shares[tuple(index)])
+        for name, value in values.items():
+            number = index_of(name, nll.parameters)
+            if not nll.parameters[number].fixed:
+                theta[number] = value
 
     def finer(self, factor: int = 4) -> PlaneSearch:
         """Same map on axes `factor` times as fine, by cubic splines, for figures; two masses."""
@@ -91,7 +109,9 @@ class PlaneSearch:
         return [place for place in maxima[:most] if self.q0[place] >= self.q0[maxima[0]] - within]
 
 
-def search_plane(nll: NLL, names: Sequence[str], axes: Sequence[FloatArray]) -> PlaneSearch:
+def search_plane(
+    nll: NLL, names: Sequence[str], axes: Sequence[FloatArray], *, fraction: str | None = None
+) -> PlaneSearch:
     """Map over a grid of masses; see the module.
 
     Parameters
@@ -102,6 +122,8 @@ def search_plane(nll: NLL, names: Sequence[str], axes: Sequence[FloatArray]) -> 
         The masses.
     axes : sequence of arrays
         Nodes of each.
+    fraction : str, optional
+        A fraction of two decay modes, free at each node unless the likelihood holds it.
 
     Raises
     ------
@@ -117,11 +139,19 @@ def search_plane(nll: NLL, names: Sequence[str], axes: Sequence[FloatArray]) -> 
     indices = [index_of(name, nll.parameters) for name in names]
     q0 = np.zeros(tuple(axis.size for axis in axes))
     best = np.zeros_like(q0)
+    shares = None
+    if fraction is not None and not nll.parameters[index_of(fraction, nll.parameters)].fixed:
+        shares = np.zeros_like(q0)
     for place in product(*(range(axis.size) for axis in axes)):
         theta = null.values.copy()
         theta[indices] = [axis[k] for axis, k in zip(axes, place, strict=True)]
-        best[place], q0[place] = strength(theta)
-    return PlaneSearch(tuple(names), tuple(axes), q0, best, null)
+        if shares is None or fraction is None:
+            best[place], q0[place] = strength(theta)
+        else:
+            best[place], shares[place], q0[place] = strength.with_modes(
+                theta, nll.parameters[index_of(fraction, nll.parameters)], index_of(fraction, nll.parameters)
+            )
+    return PlaneSearch(tuple(names), tuple(axes), q0, best, null, None if shares is None else fraction, shares)
 
 
 def search_close(
@@ -139,7 +169,7 @@ def search_close(
         reach = min(sigmas * best.error(name), 0.5 * float(axis[-1] - axis[0])) or float(np.diff(axis).max())
         low, high = max(best.value(name) - reach, float(axis[0])), min(best.value(name) + reach, float(axis[-1]))
         axes.append(np.linspace(low, high, count))
-    return search_plane(nll, search.names, axes)
+    return search_plane(nll, search.names, axes, fraction=search.fraction)
 
 
 def _held(nll: NLL, names: Sequence[str]) -> dict[str, float]:
@@ -174,11 +204,27 @@ class Strength:
         )
         return density
 
+    def _ratio(self, theta: FloatArray) -> FloatArray:
+        """Signal of unit strength over background at each event."""
+        log = self.mixture.components[self.signal].log_density(theta)
+        ratio: FloatArray = np.exp(np.minimum(log - self.mixture.shift, 600.0)) / self.background
+        ratio *= self.slope
+        return ratio
+
+    def with_modes(self, theta: FloatArray, fraction: Parameter, index: int) -> tuple[float, float, float]:
+        """Strength, fraction of decay modes and ``2 Delta nll`` where the fraction is free too."""
+        ends, limits = [], np.array([fraction.low, fraction.high])
+        for end in limits:
+            theta[index] = end
+            ends.append(self._ratio(theta))
+        strengths, gain = best_strengths(np.stack(ends), self.weights, self.slope)
+        total = float(strengths.sum())
+        share = fraction.start if total == 0.0 else float(strengths @ limits) / total
+        return total, share, gain
+
     def __call__(self, theta: FloatArray) -> tuple[float, float]:
         """The strength, and ``2 [nll(0) - nll]``."""
-        log = self.mixture.components[self.signal].log_density(theta)
-        ratio = np.exp(np.minimum(log - self.mixture.shift, 600.0)) / self.background
-        ratio *= self.slope
+        ratio = self._ratio(theta)
         mu = 0.0
         for _ in range(60):
             share = ratio / (1.0 + mu * ratio)
@@ -200,6 +246,7 @@ def global_fit(
     names: Sequence[str],
     axes: Sequence[FloatArray],
     *,
+    fraction: str | None = None,
     minimizer: Callable[..., FitResult] = fit,
     options: FitOptions | None = None,
 ) -> tuple[FitResult, PlaneSearch]:
@@ -211,6 +258,8 @@ def global_fit(
         As for :func:`search_plane`.
     names, axes : sequences
         The masses and their nodes.
+    fraction : str, optional
+        A fraction of two decay modes.
     minimizer : callable
         What fits: :func:`gbistat.fit.minimize.fit`.
     options : FitOptions, optional
@@ -226,16 +275,11 @@ def global_fit(
     FitFailed
         If no fit is valid.
     """
-    search = search_plane(nll, names, axes)
-    poi = index_of(nll.poi, nll.parameters)
+    search = search_plane(nll, names, axes, fraction=fraction)
     found = []
     for place in search.starts():
         theta = search.null.values.copy()
-        theta[poi] = search.strength[place]
-        for name, value in search.node(place).items():
-            index = index_of(name, nll.parameters)
-            if not nll.parameters[index].fixed:
-                theta[index] = value
+        search.put(theta, place, nll)
         try:
             result = minimizer(nll, start=theta)
         except FitFailed:

@@ -128,8 +128,7 @@ class SearchedProfile(Profile):
             found = [box.begin[box.index] for box in self._boxes]
             for place in () if self._boxes else self.search.starts(SURE, MINIMA):
                 theta = self.best.values.copy()
-                theta[index_of(self.nll.poi, self.nll.parameters)] = self.search.strength[place]
-                self._put(theta, place)
+                self.search.put(theta, place, self.nll)
                 try:
                     result = fit(self.nll, start=theta)
                 except FitFailed:
@@ -194,17 +193,10 @@ class SearchedProfile(Profile):
         starts = []
         for place in places:
             theta = self.best.values.copy()
-            theta[index_of(self.nll.poi, self.nll.parameters)] = search.strength[place]
-            self._put(theta, place)
+            search.put(theta, place, self.nll)
             theta[index_of(self.poi, self.nll.parameters)] = value
             starts.append(theta)
         return starts
-
-    def _put(self, theta: FloatArray, place: tuple[int, ...]) -> None:
-        """Put the masses of a node into a vector, but for those that are held."""
-        for index, mass in zip(self._mass_indices, self.search.node(place).values(), strict=True):
-            if not self.nll.parameters[index].fixed:
-                theta[index] = mass
 
     def _near(self, values: FloatArray, start: FloatArray) -> bool:
         """Whether a fit ended within a node and a half of a start: it would end there again."""

@@ -170,6 +170,7 @@ def _plane(outcome: FitOutcome) -> Json | None:
         "axes": [axis.tolist() for axis in masses.grid.axes],
         "q0": masses.search.q0.tolist(),
         "strength": masses.search.strength.tolist(),
+        **({} if masses.search.shares is None else {str(masses.search.fraction): masses.search.shares.tolist()}),
         "log_kappa_error": masses.kappa.error.tolist(),
         "effective_size": masses.kappa.effective_size.tolist(),
     }

@@ -26,6 +26,7 @@ __all__ = [
     "Link",
     "ModelMass",
     "ModelSpec",
+    "ModesSpec",
     "ParameterSpec",
     "ReferenceFile",
     "ShapeSpec",
@@ -227,6 +228,22 @@ class SpuriousSpec(Record):
     sigma: NonNegative | None = None
 
 
+class ModesSpec(Record):
+    """Two decay modes of one signal: ``(1 - alpha) r_1 + alpha r_2``, with the same masses in both.
+
+    Parameters
+    ----------
+    ratios : (str, str)
+        Names of two ratio terms that depend on the same parameters.
+    fraction : str
+        Name of alpha, the share of the second among the selected signal events; `ModelSpec.parameters` may give it a start, a narrower
+        range than 0 to 1 or a constraint, or hold it.
+    """
+
+    ratios: tuple[TermName, TermName]
+    fraction: Text = "alpha"
+
+
 class SignalSpec(Record):
     """Signal: its mass shape, ratio terms in the features, yield and uncertainties.
 
@@ -236,6 +253,8 @@ class SignalSpec(Record):
         p_s(m).
     ratios : sequence of str
         Names of terms whose log ratios add to the log ratio of the mass densities.
+    modes : ModesSpec, optional
+        Two ratio terms of which the signal is a mixture.
     yield : YieldSpec
         Parameter of interest and nominal yield.
     spurious : SpuriousSpec
@@ -251,11 +270,17 @@ class SignalSpec(Record):
 
     mass: ShapeSpec
     ratios: tuple[TermName, ...] = ()
+    modes: ModesSpec | None = None
     yield_: YieldSpec = Field(default_factory=YieldSpec, alias="yield")
     spurious: SpuriousSpec = Field(default_factory=SpuriousSpec)
     efficiency: dict[str, Positive] = Field(default_factory=dict)
     grid_step: dict[str, Positive] = Field(default_factory=dict)
     ensemble: Literal["mean", "profiled"] = "mean"
+
+    @property
+    def all_ratios(self) -> tuple[str, ...]:
+        """Names of all ratio terms, those of decay modes last."""
+        return (*self.ratios, *(self.modes.ratios if self.modes is not None else ()))
 
 
 def _order_kind(value: Any) -> str:
@@ -418,9 +443,10 @@ class ModelSpec(Record):
                         f"{where}.mass.parameters refers to {name!r}, which is not in parameters; "
                         f"{nearest(name, self.parameters)}"
                     )
-        for name in self.signal.ratios if self.has_signal else ():
+        for name in self.signal.all_ratios if self.has_signal else ():
             if name not in self.terms:
-                raise ValueError(f"signal.ratios has {name!r}, which is not in terms; {nearest(name, self.terms)}")
+                where = "signal.ratios" if name in self.signal.ratios else "signal.modes.ratios"
+                raise ValueError(f"{where} has {name!r}, which is not in terms; {nearest(name, self.terms)}")
         features = self.background.features
         if features is not None and features not in self.terms:
             raise ValueError(
@@ -432,8 +458,8 @@ class ModelSpec(Record):
 
     @model_validator(mode="after")
     def _check_unique(self) -> Self:
-        ratios = self.signal.ratios if self.has_signal else ()
-        for what, names in (("features", self.features), ("terms", self.terms), ("signal.ratios", ratios)):
+        ratios = self.signal.all_ratios if self.has_signal else ()
+        for what, names in (("features", self.features), ("terms", self.terms), ("signal (ratios and modes)", ratios)):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise ValueError(f"{what} has {twice[0]!r} twice; list it once")
@@ -441,7 +467,12 @@ class ModelSpec(Record):
             raise ValueError(f"features has the mass {self.mass.name!r}; the mass is always read, list only the others")
         if not self.has_signal:
             return self
-        taken = {*self.parameters, self.poi}
+        modes = self.signal.modes
+        if modes is not None and modes.fraction == self.poi:
+            raise ValueError(
+                f"signal.modes.fraction is {modes.fraction!r}, the parameter of interest; choose another name"
+            )
+        taken = {*self.parameters, self.poi, *([] if modes is None else [modes.fraction])}
         for name in self.signal.efficiency:
             if name in taken:
                 raise ValueError(f"signal.efficiency names {name!r}, which is already a parameter; choose another name")

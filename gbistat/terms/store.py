@@ -345,7 +345,7 @@ def _check_term(where: str, spec: ModelSpec, name: str, term: TermMetadata) -> N
             f"{where}: background.features has {name!r}, which is a {term.kind} without samplers; it must be a density of "
             "the features at given mass that can be drawn from"
         )
-    if spec.has_signal and name in spec.signal.ratios and not term.is_ratio:
+    if spec.has_signal and name in spec.signal.all_ratios and not term.is_ratio:
         raise ModelError(
             f"{where}: signal.ratios has {name!r}, which is a {term.kind}; a ratio must be a density_ratio"
         )
