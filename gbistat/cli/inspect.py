@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from gbistat.terms.model_spec import ModelSpec
     from gbistat.terms.store import LoadedModel
 
 __all__ = ["events_command", "model_command"]
@@ -73,7 +74,7 @@ def _model_lines(model: LoadedModel) -> list[tuple[str, str]]:
         ("features", ", ".join(spec.features) or "none"),
         ("window", "none" if spec.window is None else f"{spec.window[0]:g}-{spec.window[1]:g} {unit}"),
         ("valid in", "anywhere" if spec.valid is None else f"{spec.valid[0]:g}-{spec.valid[1]:g} {unit}"),
-        ("signal mass", spec.signal.mass.shape if spec.has_signal else "none: a background alone"),
+        ("signal mass", _signal_mass(spec)),
         ("background", f"{spec.background.mass.shape}, {low:g}-{high:g} {unit}, yield {spec.background.yield_}"),
     ]
     for name, term in model.terms.items():
@@ -94,6 +95,13 @@ def _model_lines(model: LoadedModel) -> list[tuple[str, str]]:
         if data.certificate is not None:
             lines.append(("  certificate", f"{data.certificate.verdict}: {data.certificate.statement}"))
     return lines
+
+
+def _signal_mass(spec: ModelSpec) -> str:
+    if not spec.has_signal:
+        return "none: a background alone"
+    density = spec.signal.density
+    return spec.signal.mass.shape if density is None else f"learned from the data, with the features: term {density}"
 
 
 @click.group("events")

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gbistat.cli.learned_signal import learned, learned_options, refuse_learned, run_and_write, show_learned
 from gbistat.cli.options import common, method, run_options
+from gbistat.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gbistat.config import RunOptions
+    from gbistat.learned_signal_workflow import LearnedSignalOptions
     from gbistat.report.outcomes import Report
     from gbistat.workflow import Steps
 
@@ -24,6 +27,7 @@ __all__ = ["compare_command", "fit_command", "limits_command", "progress"]
 @click.command("fit")
 @common
 @method
+@learned
 def fit_command(**options: Any) -> int:
     """Fit signal strength and background in a window, with intervals.
 
@@ -37,12 +41,14 @@ def fit_command(**options: Any) -> int:
 @click.command("limits")
 @common
 @method
+@learned
 @click.option("--no-binned", is_flag=True, help="Skip the binned cross-check with pyhf.")
 def limits_command(no_binned: bool, **options: Any) -> int:
     """Intervals, CLs upper limit with its expected band, local significance, and the binned pyhf result beside them.
 
     Without a card, model and events the shipped ones are used. Several --window give one row each and a plot of the
-    limit against the window.
+    limit against the window. A signal that was learned from the data (gbistat train ranode) gets an e-value against background
+    only and a lower limit on its fraction instead.
     """
     from gbistat.workflow import run_limits
 
@@ -80,11 +86,20 @@ def _run(work: Callable[..., Report], options: dict[str, Any]) -> int:
     output: Path | None = options.pop("output")
     json_path: str | None = options.pop("json_path")
     options.pop("debug")
+    takes_learned = "null" in options
+    null, labels = options.pop("null", None), options.pop("labels", None)
     run = run_options(**options)
     if output is not None or json_path not in (None, "-"):
         from gbistat.report.files import check_writable
 
         check_writable(output, None if json_path in (None, "-") else Path(str(json_path)))
+    if run.model.spec.has_signal and run.model.spec.signal.density is not None:
+        if not takes_learned:
+            raise ModelError(
+                f"the signal of model {run.model.name!r} was learned from the data and has no binned twin; use gbistat limits"
+            )
+        return _run_learned(run, learned_options(null, labels, options), output, json_path)
+    refuse_learned(null, labels)
     with progress() as steps:
         report = work(run, steps=steps)
         written: list[Path] = []
@@ -111,6 +126,24 @@ def _run(work: Callable[..., Report], options: dict[str, Any]) -> int:
     for failure in report.failures:
         click.echo(f"gbistat: window {failure.window[0]:g} {failure.window[1]:g} failed: {failure.message}", err=True)
     return 1 if report.failures else 0
+
+
+def _run_learned(run: RunOptions, chosen: LearnedSignalOptions, output: Path | None, json_path: str | None) -> int:
+    """The same for a signal that was learned from the data."""
+    from gbistat.report.document import to_text
+    from gbistat.report.files import write_text
+
+    with progress() as steps:
+        report, written = run_and_write(run, chosen, output, steps)
+    if json_path == "-":
+        click.echo(to_text(report.to_dict()), nl=False)
+        return 0
+    if json_path is not None:
+        write_text(Path(json_path), to_text(report.to_dict()))
+    show_learned(report)
+    for path in written:
+        click.echo(f"wrote {path}")
+    return 0
 
 
 @contextmanager

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from gbistat.terms.protocols import Shape
     from gbistat.typing import Json
 
-__all__ = ["Analysis", "build_analysis"]
+__all__ = ["Analysis", "build_analysis", "fit_background"]
 
 BACKGROUND_YIELD = "n_bkg"
 _CRITERIA: Mapping[str, Criterion] = {"auto": "likelihood_ratio", "aic": "aic", "bic": "bic"}
@@ -161,7 +161,7 @@ def build_analysis(
     fit_range = MassWindow(*spec.background.fit_range, unit=spec.mass.unit)
     sidebands = order = None
     if spec.background.mass.is_free:
-        sidebands, order = _fit_background(spec.background, events, window, fit_range)
+        sidebands, order = fit_background(spec.background, events, window, fit_range)
         warnings += [] if order is None else order.notes
         if sidebands.goodness.p_value < 0.01:
             g = sidebands.goodness
@@ -223,10 +223,30 @@ def build_analysis(
     return Analysis(model, nll, inside, events, sidebands, reference, size, tuple(warnings), record, order, masses)
 
 
-def _fit_background(
+def fit_background(
     spec: BackgroundSpec, events: Events, window: MassWindow, fit_range: MassWindow
 ) -> tuple[SidebandFit, OrderChoice | None]:
-    """Fit of the background's mass, with the order that the model says or the sidebands ask for."""
+    """Fit of the background's mass, with the order that the model says or the sidebands ask for.
+
+    Parameters
+    ----------
+    spec : BackgroundSpec
+        The background; its mass must be free.
+    events : Events
+        The whole spectrum, in the unit of the window.
+    window, fit_range : MassWindow
+        Window left out, and the range whose rest is fitted.
+
+    Returns
+    -------
+    SidebandFit, OrderChoice or None
+        The fit, and how its order was chosen.
+
+    Raises
+    ------
+    WindowError, EventsError, FitFailed
+        As `gbistat.fit.sidebands.fit_sidebands`.
+    """
     options = _shape_options(spec.mass, fit_range)
     if isinstance(spec.order, str):
         shapes = nested_shapes(spec.mass.shape, options)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gbistat.binned.comparison import Comparison
     from gbistat.report.outcomes import FitOutcome, Report
 
-__all__ = ["check_writable", "write_report", "write_text"]
+__all__ = ["check_writable", "write_bytes", "write_report", "write_text"]
 
 
 def check_writable(directory: Path | None, file: Path | None = None) -> None:
@@ -56,9 +56,20 @@ def write_text(path: Path, text: str) -> Path:
     OutputError
         If it cannot be written.
     """
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file by way of a temporary one.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

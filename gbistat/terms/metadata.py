@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 from pydantic import AfterValidator, Field, Strict, model_validator
 
 from gbistat.data.events import ENERGY_UNITS
+from gbistat.errors import nearest
 from gbistat.terms.validation import Count, JsonDict, NonNegative, Number, Record, Text
 
 if TYPE_CHECKING:
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
 __all__ = [
     "TERM_SCHEMA",
     "CertificateRecord",
+    "CrossFit",
+    "CrossFitMember",
     "DataRecord",
     "FeatureSpec",
     "FileRecord",
+    "FoldSpec",
     "LogKappa",
     "MassSpec",
     "Parity",
@@ -231,6 +235,71 @@ class CertificateRecord(Record):
     diagnostics_sha256: Annotated[str, Field(pattern=_HEX)]
 
 
+class FoldSpec(Record):
+    """How events are dealt to folds; `gbistat.terms.folds.FoldRule` computes it.
+
+    Parameters
+    ----------
+    n_folds : int
+        Number of folds, two at least.
+    seed : int
+        Start of the hash.
+    columns : sequence of str
+        Mass and features that are hashed, in this order.
+    algorithm : str
+        Name of rounding and hash.
+    """
+
+    n_folds: Annotated[Count, Field(ge=2)]
+    seed: Count
+    columns: Annotated[tuple[Text, ...], Field(min_length=1)]
+    algorithm: Text
+
+
+class CrossFitMember(Record):
+    """One network of a cross-fitted density.
+
+    Parameters
+    ----------
+    fold : int
+        The fold whose events it never saw.
+    fraction : float
+        Fraction w of signal that it was trained with: fixed, fitted beside it, or the best of a scan.
+    """
+
+    fold: Count
+    fraction: Annotated[Number, Field(gt=0.0, lt=1.0)]
+
+
+class CrossFit(Record):
+    """Which network of a density learned from data saw which events.
+
+    Parameters
+    ----------
+    rule : FoldSpec
+        Fold of an event.
+    mode : {"learnable", "fixed", "scan"}
+        Where the fractions come from.
+    members : sequence of CrossFitMember
+        In the order of the term's members; fold by fold, the same number in each.
+    """
+
+    rule: FoldSpec
+    mode: Literal["learnable", "fixed", "scan"]
+    members: Annotated[tuple[CrossFitMember, ...], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _check_folds(self) -> Self:
+        k = self.rule.n_folds
+        each, left = divmod(len(self.members), k)
+        if left or [member.fold for member in self.members] != [fold for fold in range(k) for _ in range(each)]:
+            raise ValueError(
+                f"{len(self.members)} members of the folds {[member.fold for member in self.members]} are not ordered fold by "
+                f"fold with the same number in each of {k} folds"
+            )
+        return self
+
+
 class TermMetadata(Record):
     """Content of ``term.json``.
 
@@ -242,8 +311,9 @@ class TermMetadata(Record):
     ----------
     name : str
         Name of the term, which is also its folder's name.
-    kind : {"density", "density_ratio", "mass_density"}
-        What the graph's output is the log of.
+    kind : {"density", "density_ratio", "mass_density", "signal_density"}
+        What the graph's output is the log of. A ``signal_density`` is the joint density of the mass, its first feature, and the
+        other features inside the window, learned from the data themselves fold by fold.
     features : sequence of FeatureSpec
         Inputs in order.
     mass : MassSpec
@@ -256,9 +326,12 @@ class TermMetadata(Record):
         The graphs.
     samplers : sequence of FileRecord
         Graphs that draw from a density of features at given mass, one a member or none: input ``x`` of shape (n, 1 + d),
-        the mass and d independent standard-normal numbers, output the d raw features, shape (n, d).
+        the mass and d independent standard-normal numbers, output the d raw features, shape (n, d). For a signal density all
+        1 + d inputs are standard-normal numbers, and the output is mass and features, shape (n, 1 + d).
     log_kappa : LogKappa, optional
         Normalisation; needed by a ratio, refused by a density.
+    cross_fit : CrossFit, optional
+        Folds and fractions; needed by a signal density, refused by others.
     parity : Parity, optional
         Agreement of the graphs with the network they were exported from.
     training : Training, optional
@@ -275,7 +348,7 @@ class TermMetadata(Record):
 
     schema_name: Literal["gbistat.term/1"] = Field(default=TERM_SCHEMA, alias="schema")
     name: TermName
-    kind: Literal["density", "density_ratio", "mass_density"]
+    kind: Literal["density", "density_ratio", "mass_density", "signal_density"]
     features: Annotated[tuple[FeatureSpec, ...], Field(min_length=1)]
     mass: MassSpec
     parameters: tuple[Quantity, ...] = ()
@@ -283,6 +356,7 @@ class TermMetadata(Record):
     members: Annotated[tuple[FileRecord, ...], Field(min_length=1)]
     samplers: tuple[FileRecord, ...] = ()
     log_kappa: LogKappa | None = None
+    cross_fit: CrossFit | None = None
     parity: Parity | None = None
     training: Training | None = None
     checks: JsonDict = Field(default_factory=dict)
@@ -334,16 +408,44 @@ class TermMetadata(Record):
     def _check_samplers(self) -> Self:
         if not self.samplers:
             return self
-        if self.kind != "density":
+        if self.kind not in {"density", "signal_density"}:
             raise ValueError(f"samplers belong to a density, and this term is a {self.kind}; remove them")
         if len(self.samplers) != len(self.members):
             raise ValueError(f"{len(self.samplers)} samplers for {len(self.members)} members; give one each, or none")
+        if self.kind == "signal_density":
+            return self
         conditions = [feature.name for feature in self.features if feature.role == "conditional"]
         if conditions != [self.mass.name] or self.feature_names[0] != self.mass.name or self.parameters:
             raise ValueError(
                 f"samplers draw features at given mass: the first feature must be {self.mass.name!r} with role "
                 "'conditional', the only one, without parameters"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_cross_fit(self) -> Self:
+        if (self.kind == "signal_density") != (self.cross_fit is not None):
+            raise ValueError(
+                f"a signal_density has cross_fit, and only it: this term is a {self.kind} "
+                + ("without it; export the training again" if self.cross_fit is None else "with it; remove it")
+            )
+        if self.cross_fit is None:
+            return self
+        if self.feature_names[0] != self.mass.name or self.parameters:
+            raise ValueError(
+                f"the first feature of a signal_density is the mass {self.mass.name!r}, and it has no parameters"
+            )
+        if any(None in (item.low, item.high) for item in self.features):
+            raise ValueError("every feature of a signal_density needs low and high: it is normalised on that range")
+        if len(self.cross_fit.members) != len(self.members):
+            raise ValueError(
+                f"cross_fit describes {len(self.cross_fit.members)} of {len(self.members)} members; describe each"
+            )
+        for name in self.cross_fit.rule.columns:
+            if name not in self.feature_names:
+                raise ValueError(
+                    f"the folds hash {name!r}, which is not among the features; {nearest(name, self.feature_names)}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -380,6 +482,6 @@ def json_schema(kind: type[Record] = TermMetadata) -> Json:
     Examples
     --------
     >>> json_schema()["properties"]["kind"]["enum"]
-    ['density', 'density_ratio', 'mass_density']
+    ['density', 'density_ratio', 'mass_density', 'signal_density']
     """
     return kind.model_json_schema(by_alias=True)

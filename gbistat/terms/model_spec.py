@@ -246,16 +246,18 @@ class ModesSpec(Record):
 
 
 class SignalSpec(Record):
-    """Signal: its mass shape, ratio terms in the features, yield and uncertainties.
+    """Signal: its mass shape, ratio terms in the features, yield and uncertainties; or its density, learned from the data.
 
     Parameters
     ----------
-    mass : ShapeSpec
-        p_s(m).
+    mass : ShapeSpec, optional
+        p_s(m); missing only beside `density`.
     ratios : sequence of str
         Names of terms whose log ratios add to the log ratio of the mass densities.
     modes : ModesSpec, optional
         Two ratio terms of which the signal is a mixture.
+    density : str, optional
+        Name of a term with the joint density p_s(m, x), in place of `mass` and `ratios`.
     yield : YieldSpec
         Parameter of interest and nominal yield.
     spurious : SpuriousSpec
@@ -269,9 +271,10 @@ class SignalSpec(Record):
         Whether the spread of the members of each ratio is profiled: a nuisance parameter a member. It needs reference events.
     """
 
-    mass: ShapeSpec
+    mass_: ShapeSpec | None = Field(default=None, alias="mass")
     ratios: tuple[TermName, ...] = ()
     modes: ModesSpec | None = None
+    density: TermName | None = None
     yield_: YieldSpec = Field(default_factory=YieldSpec, alias="yield")
     spurious: SpuriousSpec = Field(default_factory=SpuriousSpec)
     efficiency: dict[str, Positive] = Field(default_factory=dict)
@@ -282,6 +285,29 @@ class SignalSpec(Record):
     def all_ratios(self) -> tuple[str, ...]:
         """Names of all ratio terms, those of decay modes last."""
         return (*self.ratios, *(self.modes.ratios if self.modes is not None else ()))
+
+    def mass(self) -> ShapeSpec:
+        """The mass shape.
+
+        Raises
+        ------
+        ModelError
+            If the signal is a density learned from data, which has none of its own.
+        """
+        if self.mass_ is None:
+            raise ModelError(
+                f"the signal is the learned density {self.density!r} and has no mass shape of its own: its fraction of the data has "
+                "a lower limit only, by gbistat limits"
+            )
+        return self.mass_
+
+    @model_validator(mode="after")
+    def _check_density(self) -> Self:
+        if self.density is None and self.mass_ is None:
+            raise ValueError("mass is missing; add it")
+        if self.density is not None and (self.mass_ is not None or self.all_ratios):
+            raise ValueError(f"density {self.density!r} already says what the signal is; remove mass, ratios and modes")
+        return self
 
 
 def _order_kind(value: Any) -> str:
@@ -457,7 +483,7 @@ class ModelSpec(Record):
 
     @model_validator(mode="after")
     def _check_references(self) -> Self:
-        shapes = [("signal", self.signal.mass)] if self.has_signal else []
+        shapes = [] if self.signal_ is None or self.signal_.mass_ is None else [("signal", self.signal_.mass_)]
         for where, shape in (*shapes, ("background", self.background.mass)):
             for name in shape.model_parameters:
                 if name not in self.parameters:
@@ -469,7 +495,12 @@ class ModelSpec(Record):
             if name not in self.terms:
                 where = "signal.ratios" if name in self.signal.ratios else "signal.modes.ratios"
                 raise ValueError(f"{where} has {name!r}, which is not in terms; {nearest(name, self.terms)}")
+        density = None if self.signal_ is None else self.signal_.density
+        if density is not None and density not in self.terms:
+            raise ValueError(f"signal.density is {density!r}, which is not in terms; {nearest(density, self.terms)}")
         features = self.background.features
+        if density is not None and features is None:
+            raise ValueError("signal.density needs background.features: the generator that the signal was learned with")
         if features is not None and features not in self.terms:
             raise ValueError(
                 f"background.features is {features!r}, which is not in terms; {nearest(features, self.terms)}"

@@ -14,7 +14,7 @@ from gbistat.terms.graph import check_graph
 from gbistat.terms.session import DTYPES, make_session, run_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from gbistat.data.events import Events
     from gbistat.terms.metadata import MassSpec, Quantity, TermMetadata
@@ -136,8 +136,12 @@ class NetworkTerm:
             Events outside the valid range (counted, with the feature), a graph that cannot be evaluated or does
             not fit the metadata, or an output that is not finite (counted).
         """
+        return self.values_of(range(len(self.graphs)), events, **theta)
+
+    def values_of(self, members: Iterable[int], events: Events, /, **theta: float) -> FloatArray:
+        """As `member_values`, of some members only: shape (number of them, n)."""
         inputs = self._inputs(events, theta)
-        return np.stack([self._evaluate(index, inputs) for index in range(len(self.graphs))])
+        return np.stack([self._evaluate(index, inputs) for index in members])
 
     def log_ratio(self, events: Events, /, **theta: float) -> FloatArray:
         """ln of the density ratio, kappa included, shape (n,); arguments and errors as in `member_values`.
@@ -163,6 +167,11 @@ class NetworkTerm:
         """
         if self.metadata.is_ratio:
             raise TermError(f"term {self.name!r} is a density_ratio, not a density; use log_ratio")
+        if self.metadata.cross_fit is not None:
+            raise TermError(
+                f"term {self.name!r} was learned from the data: each event takes the members that never saw it; "
+                "use gbistat.terms.learned_signal.LearnedSignalTerm"
+            )
         return log_mean(self.member_values(events, **theta))
 
     def _inputs(self, events: Events, theta: Mapping[str, float]) -> FloatArray:

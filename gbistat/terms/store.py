@@ -349,7 +349,7 @@ def _check_term(where: str, spec: ModelSpec, name: str, term: TermMetadata) -> N
                 f"{where}: term {name!r} needs the feature {feature!r}, which features does not list; "
                 f"{nearest(feature, spec.features)}"
             )
-    if name == spec.background.features and not term.samplers:
+    if name == spec.background.features and (term.kind != "density" or not term.samplers):
         raise ModelError(
             f"{where}: background.features has {name!r}, which is a {term.kind} without samplers; it must be a density of "
             "the features at given mass that can be drawn from"
@@ -363,6 +363,10 @@ def _check_term(where: str, spec: ModelSpec, name: str, term: TermMetadata) -> N
         raise ModelError(
             f"{where}: background.tilt has {name!r}, a {term.kind} with {len(term.parameters)} parameter(s); it must be a "
             "density_ratio of data to background without any"
+        )
+    if spec.has_signal and name == spec.signal.density and term.kind != "signal_density":
+        raise ModelError(
+            f"{where}: signal.density has {name!r}, which is a {term.kind}; it must be a signal_density (gbistat train ranode)"
         )
     for what, interval in (("valid", spec.valid), ("window", spec.window)):
         if interval is not None and not (term.mass.low <= interval[0] and interval[1] <= term.mass.high):

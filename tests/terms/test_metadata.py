@@ -83,7 +83,7 @@ TERM_MISTAKES = [
     (("features", 1, "name"), "m_light", r"the name 'm_light' appears twice among the features and parameters"),
     (("features",), [], r"features is \[\]; it must have at least 1 item"),
     (("features",), 3, r"features is 3; it must be a list"),
-    (("kind",), "ratio", r"kind is \"ratio\"; allowed: 'density', 'density_ratio' or 'mass_density'"),
+    (("kind",), "ratio", r"kind is \"ratio\"; allowed: 'density', 'density_ratio', 'mass_density' or 'signal_density'"),
     (("combine",), "mean_density", r"combine 'mean_density' does not fit kind 'density_ratio'; use 'mean_ratio'"),
     (("combine",), "none", r"2 members need a way to combine, and combine is 'none'; use 'mean_ratio'"),
     (("log_kappa",), None, r"log_kappa is missing: a ratio needs its normalisation"),
