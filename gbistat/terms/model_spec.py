@@ -286,6 +286,7 @@ class SignalSpec(Record):
         """Names of all ratio terms, those of decay modes last."""
         return (*self.ratios, *(self.modes.ratios if self.modes is not None else ()))
 
+    @property
     def mass(self) -> ShapeSpec:
         """The mass shape.
 
