@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from gbistat.diagnostics.calibration import calibrate
 from gbistat.diagnostics.closure import reweighting_closure
 from gbistat.diagnostics.impact import Impact, pool_windows
-from gbistat.diagnostics.nplm import NplmOptions, nplm_test
+from gbistat.diagnostics.nplm import nplm_test
+from gbistat.diagnostics.nplm_kernel import NplmOptions
 from gbistat.diagnostics.permutations import permutation_test
 from gbistat.diagnostics.pulls import generator_pulls
 from gbistat.diagnostics.roc import roc_curve
