@@ -72,7 +72,7 @@ pre { overflow-x: auto; font-size: .75rem; background: #f6f6f8; padding: .6rem; 
 <div class="scroll"><table>
 <tr><th>check</th><th>value</th><th>p</th><th>null</th><th></th></tr>
 {% for row in diagnostics.checks %}<tr><td>{{ row.name }}</td><td class="n">{{ row.value | number }}</td>
-<td class="n">{{ row.p | number }}</td><td class="n">{{ row.null | null }}</td><td>{{ row.verdict }}</td></tr>
+<td class="n">{{ row.p | number }}</td><td>{{ row.null | null }}</td><td>{{ row.verdict }}</td></tr>
 {% endfor %}</table></div>
 {% if diagnostics.classifier.modes %}<h3>Compatible failure modes</h3>
 <ul>{% for mode in diagnostics.classifier.modes %}<li><b>{{ mode.code }}</b> {{ mode.description }}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import subprocess
@@ -69,17 +70,48 @@ def test_the_page_is_self_contained(folder):
     assert content["model"]["sha256"] in page
 
 
-def test_a_browser_shows_the_page(folder, tmp_path):
+MEASURE = """<script>addEventListener("load", () => parent.postMessage(JSON.stringify({
+  width: innerWidth, scroll: document.documentElement.scrollWidth, height: document.body.scrollHeight,
+  images: [...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width]),
+  verdict: getComputedStyle(document.querySelector(".verdict")).backgroundColor,
+  size: parseFloat(getComputedStyle(document.body).fontSize),
+  text: document.body.innerText}), "*"))</script></body>"""
+FRAME = """<!doctype html><iframe src="page.html" width="390" height="844" style="border:0"></iframe><pre id="out"></pre>
+<script>addEventListener("message", m => document.getElementById("out").textContent = m.data)</script>"""
+
+
+def test_a_browser_shows_the_page_on_a_phone(folder, tmp_path):
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
         pytest.skip("no Chromium here")
     run(["report", str(folder)])
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--window-size=390,844"]
+    page = (folder / "report.html").read_text()
+    (tmp_path / "page.html").write_text(page.replace("</body>", MEASURE))
+    (tmp_path / "phone.html").write_text(FRAME)
+    # Names do not resolve: what the page needs is in it.
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=5000"]
     done = subprocess.run(
-        [*command, f"--user-data-dir={tmp_path}", (folder / "report.html").as_uri()],
-        capture_output=True, text=True, timeout=60, check=False,
+        [*command, "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}",
+         (tmp_path / "phone.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert "Provenance" in done.stdout
+    found = json.loads(html.unescape(done.stdout.split('<pre id="out">')[1].split("</pre>")[0]))
+    assert found["width"] == 390
+    # Nothing is wider than the screen; wide tables scroll inside themselves.
+    assert found["scroll"] <= 390
+    assert found["size"] >= 16
+    assert len(found["images"]) == len(list(folder.glob("*.png")))
+    assert all(natural > 0 and 200 < shown <= 390 for natural, shown in found["images"])
+    assert found["verdict"] != "rgba(0, 0, 0, 0)"
+    content = json.loads((folder / "diagnostics.json").read_text())
+    for text in (
+        content["verdict"],
+        content["statement"],
+        "held-out log-score",
+        "Provenance",
+        content["model"]["sha256"],
+    ):
+        assert text in found["text"]
 
 
 def test_json_on_standard_output(capsys, tmp_path):
