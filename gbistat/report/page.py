@@ -31,6 +31,7 @@ CAPTIONS = {
     "generator_errors": "Error of the density by the ensemble, against the weight.",
     "impact": "Bias of mu projected from the difference, in units of its error; thin bars are 95 % bounds.",
     "nplm": "NPLM: t of permuted labels and of the data.",
+    "nplm_map": "NPLM: data events by the fitted log ratio; red where there are more than in the reference.",
     "spectrum": "Mass spectrum with the fit.",
     "profile": "Profile likelihood.",
     "cls": "CLs against the signal strength.",
