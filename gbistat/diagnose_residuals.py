@@ -8,7 +8,7 @@ import numpy as np
 
 from gbistat.diagnostics.folds import assign_folds
 from gbistat.diagnostics.matching import match_masses, unweight
-from gbistat.diagnostics.nplm import NplmOptions
+from gbistat.diagnostics.nplm_kernel import NplmOptions
 from gbistat.diagnostics.nplm_profiled import nplm_profiled
 from gbistat.diagnostics.permutations import permutation_test
 from gbistat.diagnostics.residual import Residual

@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from gbistat.diagnostics.overfitting import EnsembleStability, Overfitting
     from gbistat.diagnostics.pulls import Pulls
     from gbistat.terms.store import LoadedModel
-    from gbistat.typing import FloatArray
+    from gbistat.typing import FloatArray, IntArray
     from gbistat.workflow import Steps
 
-__all__ = ["attach_to_model", "diagnose_samples", "export_tilt", "run_diagnose", "write_certificate"]
+__all__ = ["attach_to_model", "diagnose_samples", "export_tilt", "pseudo_windows", "run_diagnose", "write_certificate"]
 
-PSEUDO_WINDOWS = 4
+PSEUDO_WINDOWS, SMALLEST_WINDOW = 4, 50
 IN_THE_WINDOW = (
     "these are the data of the signal window: a signal gives large weights too, and the bias of mu is not asked here; "
     "certify the generator in the sidebands"
@@ -355,7 +355,7 @@ def _impact(
     impact = projected_bias(data, generated, n_background=n_background, log_weight=log_weight)
     pooled = None
     if window is not None and n >= 50 * PSEUDO_WINDOWS:
-        order = np.array_split(np.argsort(mass, kind="stable"), PSEUDO_WINDOWS)
+        order = pseudo_windows(mass, 0.5 * sum(window))
         parts = [projected_bias(data[rows], generated[rows], n_background=n_background) for rows in order]
         centres = [float(np.mean(mass[rows])) for rows in order]
         pooled = pool_windows(centres, [part.bias for part in parts], at=0.5 * sum(window))
@@ -366,6 +366,23 @@ def _impact(
     except OptionError:
         power = None
     return impact, pooled, power
+
+
+def pseudo_windows(mass: FloatArray, centre: float) -> list[IntArray]:
+    """Rows of about equally many events in intervals of the mass, none on both sides of the window.
+
+    Parameters
+    ----------
+    mass : array of shape (n,)
+        Sideband events.
+    centre : float
+        Of the window.
+    """
+    order = np.argsort(mass, kind="stable")
+    below = int(np.sum(mass < centre))
+    first = min(max(round(PSEUDO_WINDOWS * below / mass.size), 1), PSEUDO_WINDOWS - 1)
+    parts = [*np.array_split(order[:below], first), *np.array_split(order[below:], PSEUDO_WINDOWS - first)]
+    return [rows for rows in parts if rows.size >= SMALLEST_WINDOW]
 
 
 def _pulls(member_log_prob: FloatArray | None, report: ClassifierReport) -> Pulls | None:

@@ -170,7 +170,7 @@ def classifier_report(
             f"{100 * scores.saturated:.2g} % of the outputs are saturated probabilities: their weights are not known; give logits"
         )
     if calibration.failed:
-        again = calibrate(recalibrated(scores, rng=rng))
+        again = calibrate(recalibrated(scores, rng=rng.spawn(1)[0]))
         notes.append(
             f"after isotonic recalibration: slope {again.slope.value:.2f}, chi2/dof {again.chi2:.0f}/{again.n_degrees:.0f}"
         )
@@ -201,7 +201,7 @@ def classifier_report(
         modes,
         tuple(_faults(scores, calibration, modes, overfitting, stability, test.p_global < level)),
         tuple(notes),
-        find_rules(observables, scores, rng=rng),
+        find_rules(observables, scores, rng=rng.spawn(1)[0]),
     )
 
 

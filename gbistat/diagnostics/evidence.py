@@ -202,5 +202,7 @@ def paired_evidence(scores: Scores, *, rng: np.random.Generator) -> PairedEviden
         logs.append(float(pairs.sum()))
         all_pairs.append(pairs)
     values = np.concatenate(all_pairs)
-    mean = Estimate(float(values.mean()), float(values.std() / math.sqrt(values.size)))
+    # A data event with weight 0 makes its pair, and the product, 0.
+    error = float(values.std() / math.sqrt(values.size)) if np.all(np.isfinite(values)) else math.inf
+    mean = Estimate(float(values.mean()), error)
     return PairedEvidence(float(logsumexp(logs) - math.log(len(logs))), values.size, mean)

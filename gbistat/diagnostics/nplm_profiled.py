@@ -19,12 +19,13 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from gbistat.diagnostics.matching import unweight
-from gbistat.diagnostics.nplm import NplmOptions, nplm_test
+from gbistat.diagnostics.nplm import nplm_test
 from gbistat.errors import EventsError
 from gbistat.likelihood.weight_tilt import tilt_normalisation
 
 if TYPE_CHECKING:
     from gbistat.diagnostics.nplm import NplmResult
+    from gbistat.diagnostics.nplm_kernel import NplmOptions
     from gbistat.typing import FloatArray, Json
 
 __all__ = ["ProfiledNplm", "nplm_profiled"]

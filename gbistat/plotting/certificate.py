@@ -10,6 +10,7 @@ from gbistat.diagnostics.permutations import FAMILY
 from gbistat.plotting.figure import figure_file
 from gbistat.plotting.impact import draw_impact
 from gbistat.plotting.labels import mass_symbol, p_value_text
+from gbistat.plotting.nplm_map import draw_nplm_map
 from gbistat.plotting.style import BACKGROUND, BARS, GUIDE, ONE_SIGMA, SIGNAL, TWO_SIGMA, Artists
 from gbistat.plotting.weights import density_histogram, draw_histogram, save_weight_figures
 
@@ -107,7 +108,7 @@ def draw_null(test: PermutationTest, ax: Axes) -> Artists:
         artists[statistic.name] = ax.plot(statistic.z_null, row, "o", color="black", markersize=7)[0]
         ax.annotate(
             p_value_text(statistic.p_value),
-            (0.98, row),
+            (0.955, row),
             xycoords=("axes fraction", "data"),
             ha="right",
             va="center",
@@ -236,6 +237,13 @@ def save_certificate(certificate: Certificate, directory: Path) -> list[Path]:
         written.append(directory / "nplm.png")
         with figure_file(written[-1]) as (ax,):
             draw_nplm(certificate.nplm, ax)
+        f = certificate.nplm.log_ratio
+        if len(shown) == 2:
+            written.append(directory / "nplm_map.png")
+            # The first data events are those that were tested.
+            first, second = (values[: f.size] for values in shown.values())
+            with figure_file(written[-1]) as (ax,):
+                draw_nplm_map(first, second, f, ax, labels=(labels[ranked[0]], labels[ranked[1]]))
     if certificate.impact is not None:
         written.append(directory / "impact.png")
         with figure_file(written[-1]) as (ax,):

@@ -86,6 +86,7 @@ def draw_impact(
     artists["legend"] = ax.legend(
         loc="upper left",
         fontsize="x-small",
+        title_fontsize="x-small",
         ncols=2,
         title=f"below {impact.upper:.2g} at 95 %, tolerance {tolerance:g}",
     )

@@ -31,6 +31,7 @@ CAPTIONS = {
     "generator_errors": "Error of the density by the ensemble, against the weight.",
     "impact": "Bias of mu projected from the difference, in units of its error; thin bars are 95 % bounds.",
     "nplm": "NPLM: t of permuted labels and of the data.",
+    "nplm_map": "NPLM: data events by the fitted log ratio; red where there are more than in the reference.",
     "spectrum": "Mass spectrum with the fit.",
     "profile": "Profile likelihood.",
     "cls": "CLs against the signal strength.",
@@ -72,7 +73,7 @@ pre { overflow-x: auto; font-size: .75rem; background: #f6f6f8; padding: .6rem; 
 <div class="scroll"><table>
 <tr><th>check</th><th>value</th><th>p</th><th>null</th><th></th></tr>
 {% for row in diagnostics.checks %}<tr><td>{{ row.name }}</td><td class="n">{{ row.value | number }}</td>
-<td class="n">{{ row.p | number }}</td><td class="n">{{ row.null | null }}</td><td>{{ row.verdict }}</td></tr>
+<td class="n">{{ row.p | number }}</td><td>{{ row.null | null }}</td><td>{{ row.verdict }}</td></tr>
 {% endfor %}</table></div>
 {% if diagnostics.classifier.modes %}<h3>Compatible failure modes</h3>
 <ul>{% for mode in diagnostics.classifier.modes %}<li><b>{{ mode.code }}</b> {{ mode.description }}:

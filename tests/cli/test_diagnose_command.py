@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import html
 import json
 import shutil
 import subprocess
@@ -9,10 +11,12 @@ import subprocess
 import numpy as np
 import pytest
 
+from gbistat import diagnose_workflow
 from gbistat.cli import main
-from gbistat.config import DEFAULT_MODEL, demo_events
+from gbistat.config import DEFAULT_MODEL, demo_events, resolve_options
+from gbistat.diagnose_inputs import DiagnoseRequest
 from gbistat.diagnostics.saved import model_verdict, saved_verdict
-from gbistat.errors import ModelError
+from gbistat.errors import ModelError, OptionError, OutputError
 from gbistat.terms.certificates import certificate_of
 from gbistat.terms.files import sha256
 from gbistat.terms.store import load_model, load_reference
@@ -69,17 +73,48 @@ def test_the_page_is_self_contained(folder):
     assert content["model"]["sha256"] in page
 
 
-def test_a_browser_shows_the_page(folder, tmp_path):
+MEASURE = """<script>addEventListener("load", () => parent.postMessage(JSON.stringify({
+  width: innerWidth, scroll: document.documentElement.scrollWidth, height: document.body.scrollHeight,
+  images: [...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width]),
+  verdict: getComputedStyle(document.querySelector(".verdict")).backgroundColor,
+  size: parseFloat(getComputedStyle(document.body).fontSize),
+  text: document.body.innerText}), "*"))</script></body>"""
+FRAME = """<!doctype html><iframe src="page.html" width="390" height="844" style="border:0"></iframe><pre id="out"></pre>
+<script>addEventListener("message", m => document.getElementById("out").textContent = m.data)</script>"""
+
+
+def test_a_browser_shows_the_page_on_a_phone(folder, tmp_path):
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
         pytest.skip("no Chromium here")
     run(["report", str(folder)])
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--window-size=390,844"]
+    page = (folder / "report.html").read_text()
+    (tmp_path / "page.html").write_text(page.replace("</body>", MEASURE))
+    (tmp_path / "phone.html").write_text(FRAME)
+    # Names do not resolve: what the page needs is in it.
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=5000"]
     done = subprocess.run(
-        [*command, f"--user-data-dir={tmp_path}", (folder / "report.html").as_uri()],
-        capture_output=True, text=True, timeout=60, check=False,
+        [*command, "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}",
+         (tmp_path / "phone.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert "Provenance" in done.stdout
+    found = json.loads(html.unescape(done.stdout.split('<pre id="out">')[1].split("</pre>")[0]))
+    assert found["width"] == 390
+    # Nothing is wider than the screen; wide tables scroll inside themselves.
+    assert found["scroll"] <= 390
+    assert found["size"] >= 16
+    assert len(found["images"]) == len(list(folder.glob("*.png")))
+    assert all(natural > 0 and 200 < shown <= 390 for natural, shown in found["images"])
+    assert found["verdict"] != "rgba(0, 0, 0, 0)"
+    content = json.loads((folder / "diagnostics.json").read_text())
+    for text in (
+        content["verdict"],
+        content["statement"],
+        "held-out log-score",
+        "Provenance",
+        content["model"]["sha256"],
+    ):
+        assert text in found["text"]
 
 
 def test_json_on_standard_output(capsys, tmp_path):
@@ -129,6 +164,44 @@ def test_a_certificate_is_attached(folder):
     assert (certificate.verdict, certificate.statement) == (content["verdict"], content["reasons"][0])
     assert list(certificate.bias) == content["impact"]["bias_over_sigma"]
     assert content["model"]["sha256"] == model.sha256
+
+
+def test_a_tilt_is_exported_with_its_certificate(monkeypatch, tmp_path):
+    # Networks of the tilt are tested where they are trained; here a shipped ratio takes their place.
+    ratio = load_model(DEFAULT_MODEL).terms["qq-500-100"]
+    seen = []
+
+    def train(data, generated, *, rng, valid):
+        seen.append((len(data), len(generated), valid))
+        return dataclasses.replace(
+            ratio, metadata=ratio.metadata.model_copy(update={"name": "tilt", "certificate": None})
+        )
+
+    monkeypatch.setattr(diagnose_workflow, "train_tilt", train)
+    quick = [*QUICK, "--nplm-permutations", "0", "--max-events", "600", "--json", str(tmp_path / "x.json")]
+    assert run(["diagnose", *quick, "--export-tilt", str(tmp_path / "tilted")]) == 0
+    assert seen == [(600, 600, (3100.0, 5000.0))]
+    model = load_model(tmp_path / "tilted")
+    assert model.spec.background.tilt.term == "tilt"
+    assert certificate_of(model).model_sha256 == model.sha256 != load_model(DEFAULT_MODEL).sha256
+    assert json.loads((tmp_path / "x.json").read_text())["verdict"] == certificate_of(model).verdict
+    assert load_reference(model) is not None
+    request = DiagnoseRequest(unblind=True)
+    with pytest.raises(OptionError, match="would take a signal for background"):
+        diagnose_workflow.export_tilt(resolve_options(), request, tmp_path / "other")
+    with pytest.raises(OutputError, match="already exists"):
+        diagnose_workflow.export_tilt(resolve_options(), DiagnoseRequest(), tmp_path / "tilted")
+
+
+def test_pseudo_windows_do_not_straddle_the_window():
+    mass = np.concatenate([np.linspace(3100, 3300, 300), np.linspace(3700, 5000, 700)])
+    parts = diagnose_workflow.pseudo_windows(mass, 3500.0)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(1000))
+    assert [(bool(np.all(mass[rows] < 3500)), bool(np.all(mass[rows] > 3500))) for rows in parts] == [
+        (True, False), (False, True), (False, True), (False, True),
+    ]  # fmt: skip
+    # Few events on a side are no window.
+    assert len(diagnose_workflow.pseudo_windows(mass[280:], 3500.0)) == 3
 
 
 def test_an_unblinded_window_asks_for_no_bias(capsys):

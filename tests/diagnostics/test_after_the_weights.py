@@ -11,7 +11,7 @@ from scipy.stats import kstest
 from gbistat.diagnostics.calibration import calibrate
 from gbistat.diagnostics.evidence import log_score
 from gbistat.diagnostics.isotonic import recalibrated
-from gbistat.diagnostics.nplm import NplmOptions
+from gbistat.diagnostics.nplm_kernel import NplmOptions
 from gbistat.diagnostics.nplm_profiled import nplm_profiled
 from gbistat.diagnostics.roc import area_under_roc
 from gbistat.diagnostics.rules import find_rules

@@ -89,7 +89,7 @@ def test_pulls_are_as_wide_as_errors_are_independent(rho, width):
     truth = errors(1)[0]
     pulls = generator_pulls(errors(members), truth)
     expected = width * (1 + 1e-9)
-    assert pulls.width == pytest.approx(expected, abs=0.03)
+    assert pulls.width == pytest.approx(expected, abs=0.02)
     assert (pulls.ks_p_value < 1e-6) == (rho > 0)
 
 

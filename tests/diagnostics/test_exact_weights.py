@@ -6,10 +6,15 @@ import math
 
 import numpy as np
 import pytest
-from scipy.special import ndtr
+from scipy import stats
+from scipy.special import logsumexp, ndtr
 
+from gbistat.diagnostics.distances import separation
 from gbistat.diagnostics.evidence import log_score, paired_evidence
+from gbistat.diagnostics.permutations import permutation_test
 from gbistat.diagnostics.roc import area_under_roc, null_width, roc_curve, weighted_area
+from gbistat.diagnostics.scorecard import ScorecardOptions, scorecard
+from gbistat.diagnostics.slices import wasserstein
 from gbistat.diagnostics.weights import Scores, scores_from_probabilities, weight_moments
 from gbistat.errors import EventsError, OptionError
 
@@ -77,6 +82,107 @@ def test_shares_of_extreme_weights_in_jets(jets):
         shares = [np.mean(side > math.log(1.25)) for side in (scores.data, scores.generated)]
         assert shares == pytest.approx(large, abs=0.009)
     assert np.exp(smear.log_weight).max() == pytest.approx(1.269, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "masses", "weights"),
+    [
+        ("smear", (0.03, 0.06, 0.12, 0.15, 0.18), (0.313, 0.977, 1.113, 0.769, 0.449)),
+        ("shift", (0.03, 0.06, 0.09, 0.12, 0.15, 0.18), (1.717, 1.352, 1.048, 0.799, 0.601, 0.445)),
+    ],
+)
+def test_weights_of_jets_by_quadrature(jets, kind, masses, weights):
+    log_weight = jets.toy(kind, 10, np.random.default_rng(1)).log_weight
+    assert np.exp(log_weight(np.array(masses))) == pytest.approx(weights, abs=2e-3)
+
+
+# Variance of w over generated events, separation power, Wasserstein and Kolmogorov-Smirnov distance: by quadrature.
+DISTANCES = [
+    ("tail cut", 1.6e-4, 0.00634, 0.00123, 0.0126),
+    ("smear", 0.0806, 0.0259, 0.00624, 0.0717),
+    ("shift", 0.0750, 0.0198, 0.00900, 0.1110),
+]
+
+
+@pytest.mark.parametrize(("kind", "variance", "separated", "distance", "ks"), DISTANCES)
+def test_distances_of_jets(jets, kind, variance, separated, distance, ks):
+    n = 40_000
+    toy = jets.toy(kind, n, np.random.default_rng(11))
+    data, generated = toy.data[:, None], toy.generated[:, None]
+    # Noise of (bins - 1) / 2n taken off; bins that resolve the tail, of which the one with the cut loses some.
+    bins = 320 if kind == "tail cut" else 40
+    found = separation(data, generated, n_bins=bins)[0] - (bins - 1) / (2 * n)
+    assert found == pytest.approx(separated, abs=4 * math.sqrt(separated / n) + 0.12 * separated)
+    assert wasserstein(toy.data, toy.generated) == pytest.approx(distance, abs=4 * 0.03 * math.sqrt(2 / n))
+    assert stats.ks_2samp(toy.data, toy.generated).statistic == pytest.approx(ks, abs=2 / math.sqrt(n))
+    w = np.exp(toy.scores.generated)
+    if kind == "tail cut":
+        # All events have the same weight 1 - eps: (1 / w - 1)^2 is the chi-square divergence of what is not missing.
+        assert (1.0 / w[0] - 1.0) ** 2 == pytest.approx(variance, rel=0.05)
+        assert np.ptp(w) == 0.0
+    else:
+        # Where next to no shifted event is, the tabulated ratio of this test is no longer one.
+        low, high = (0.025, 0.25) if kind == "shift" else (0.0, 1.0)
+        inside = (toy.generated > low) & (toy.generated < high)
+        assert np.var(w[inside]) == pytest.approx(variance, rel=0.06)
+
+
+@pytest.mark.parametrize("d", [2, 5, 10])
+def test_fractions_of_modes(d):
+    # Three modes 12 standard deviations apart: w is 4/3 or 6/7, whatever the dimension.
+    shares, other = np.array([0.4, 0.3, 0.3]), np.array([0.3, 0.35, 0.35])
+    modes = np.zeros((3, d))
+    modes[1, 0], modes[2, 1] = 12.0, 12.0
+    n = 20_000
+
+    def draw(parts):
+        rng = np.random.default_rng(d)
+        return np.concatenate([modes[k] + rng.normal(size=(round(n * s), d)) for k, s in enumerate(parts)])
+
+    x = np.concatenate([draw(shares), draw(other)])
+    logs = -0.5 * np.sum((x[:, None] - modes) ** 2, axis=2)
+    log_weight = logsumexp(logs, axis=1, b=shares) - logsumexp(logs, axis=1, b=other)
+    # Rounded, or rounding errors would break the ties.
+    scores = Scores(log_weight.round(9), np.arange(2 * n) < n)
+    assert np.unique(np.exp(log_weight).round(6)).tolist() == pytest.approx([6 / 7, 4 / 3], abs=1e-6)
+    assert area_under_roc(scores).value == pytest.approx(0.55, abs=1e-5)
+    assert np.mean(scores.data) == pytest.approx(0.02258, abs=1e-5)
+
+
+def mixture(a, width, n, rng):
+    """Data N(0, 1), generator 1/2 N(-a, width) + 1/2 N(a, width), exact scores."""
+    data = rng.normal(size=n)
+    generated = rng.choice([-a, a], n) + width * rng.normal(size=n)
+    x = np.concatenate([data, generated])
+    log_gen = np.logaddexp(stats.norm.logpdf(x, a, width), stats.norm.logpdf(x, -a, width)) - math.log(2)
+    return x, Scores(stats.norm.logpdf(x) - log_gen, np.arange(2 * n) < n)
+
+
+def test_equal_moments():
+    # Mean and variance agree: the Frechet distance sees nothing, the log-score does.
+    rng = np.random.default_rng(4)
+    n = 40_000
+    x, scores = mixture(0.6, 0.8, n, rng)
+    area, moments = area_under_roc(scores), weight_moments(scores)
+    assert abs(area.value - 0.5156) < 4 * area.null_width
+    assert abs(np.mean(scores.data) - 0.00216) < 4 * np.std(scores.data) / math.sqrt(n)
+    assert moments.variance == pytest.approx(0.0050, rel=0.1)
+    assert np.exp(scores.log_weight[np.argmin(np.abs(x))]) == pytest.approx(1.060, abs=1e-3)
+    assert np.mean(x[n:] ** 4) == pytest.approx(2.741, abs=4 * math.sqrt(np.var(x[n:] ** 4) / n))
+    assert permutation_test(scores, rng=rng, permutations=999)["log_score"].p_value == 0.001
+    # 59 permutations of the Frechet distance: a p-value below 0.02 in one of 50 seeds.
+    label = scores.is_data
+    options = ScorecardOptions(permutations=59, directions=5, kernel_events=100, largest=10_000)
+    assert scorecard(x[label][:, None], x[~label][:, None], rng=rng, options=options)["frechet"].p_value > 0.02
+    assert not moments.heavy_tail
+
+
+def test_an_infinite_variance_of_the_weights_raises_an_alarm_that_the_area_does_not():
+    # In the tails p_data / p_gen grows without end: the variance of w is infinite, the area is tame.
+    _, scores = mixture(0.8, 0.6, 40_000, np.random.default_rng(4))
+    assert weight_moments(scores).heavy_tail
+    area = area_under_roc(scores)
+    assert abs(area.value - 0.5755) < 4 * area.null_width
 
 
 @pytest.mark.parametrize(("sigma", "peak", "dip", "where"), [(1.5, 1.672, 0.631, 3.16), (1.0, 1.383, 0.767, 2.48)])

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.optimize import brentq
 
 from gbistat.diagnostics.distances import (
     frechet_distance,
@@ -128,6 +129,21 @@ def test_impact_of_a_shifted_mean():
     # delta of the fraction: delta/sigma / sqrt(N I).
     linear = impact.bias.value / math.sqrt(60_000 * np.var(score(generated)))
     assert linear == pytest.approx(-0.002193, abs=3e-5)
+
+
+@pytest.mark.parametrize(("d", "refit", "ratio"), [(0.02, -0.002177, 1.008), (0.05, -0.00553, 1.019)])
+def test_the_projection_is_what_a_refit_finds(d, refit, ratio):
+    # Maximum of the expected log-likelihood of (1 - mu) p_gen + mu p_s over p_data, by quadrature.
+    x = np.linspace(-9, 9, 40_001)
+    p_data, p_gen, p_s = stats.norm.pdf(x), stats.norm.pdf(x, d), stats.norm.pdf(x, 2, 0.3)
+    s = p_s / p_gen - 1
+    found = brentq(lambda mu: np.trapezoid(p_data * s / (1 + mu * s), x), -0.02, 0.02)
+    assert found == pytest.approx(refit, abs=6e-6)
+    u = (np.arange(200_000) + 0.5) / 200_000
+    score = [stats.norm.pdf(y, 2, 0.3) / stats.norm.pdf(y, d) - 1 for y in (stats.norm.ppf(u), stats.norm.ppf(u) + d)]
+    impact = projected_bias(*score, n_background=60_000)
+    linear = impact.bias.value / math.sqrt(60_000 * np.var(score[1]))
+    assert linear / found == pytest.approx(ratio, abs=0.004)
 
 
 def test_sidebands_as_large_as_the_window_certify_little():

@@ -11,8 +11,9 @@ from scipy import stats
 from gbistat.diagnostics.certificate import classifier_report
 from gbistat.diagnostics.impact import Impact, projected_bias
 from gbistat.diagnostics.matching import match_masses, unweight
+from gbistat.diagnostics.permutations import permutation_test
 from gbistat.diagnostics.verdict import VerdictOptions, decide
-from gbistat.diagnostics.weights import Estimate, Scores, weight_moments
+from gbistat.diagnostics.weights import Estimate, Scores, scores_from_probabilities, weight_moments
 from gbistat.errors import EventsError
 
 
@@ -81,6 +82,42 @@ def test_never_fail_on_nulls():
         report = classifier_report(scores, {"x": rng.normal(size=2 * n)}, rng=rng, permutations=199)
         p = report.permutations.p_global
         assert decide(p, classifier_faults=report.faults, moments=report.moments).outcome != "FAIL"
+
+
+def test_verdicts_on_200_nulls():
+    # p-values and biases of samples that are alike, as many events as in the window. FAIL is given at 99 %, for more than 0.2
+    # sigma: 1.3 expected, more than 5 in 500 seeds. Without power never a PASS; with events that bound nothing, none either.
+    rng = np.random.default_rng(12)
+    outcomes = []
+    for _ in range(200):
+        x = rng.normal(size=600)
+        label = rng.permutation(np.arange(600) < 300)
+        p = permutation_test(Scores(0.1 * x, label), rng=rng, permutations=199).p_global
+        projected = projected_bias(x[label], x[~label], n_background=300)
+        outcomes += [decide(p, impact=projected).outcome, decide(p, impact=projected, power=1.0).outcome]
+    assert outcomes.count("FAIL") <= 2 * 5
+    assert outcomes.count("PASS") == 0
+    # With a hundred times the events of the window the bound is tight: then PASS, but for the few that fluctuate.
+    x, y = rng.normal(size=(2, 100_000))
+    tight = projected_bias(x, y, n_background=500)
+    assert decide(0.5, impact=tight).outcome == "UNDECIDED"
+    assert decide(0.5, impact=tight, power=0.9, options=VerdictOptions(tolerance=0.4)).outcome == "PASS"
+
+
+def test_what_is_wrong_with_scores_stands_in_the_report():
+    rng = np.random.default_rng(1)
+    label, x = np.arange(400) < 200, rng.normal(size=400)
+    constant = classifier_report(Scores(np.zeros(400), label), {"x": x}, rng=rng, permutations=19)
+    assert "same output" in constant.faults[0]
+    assert decide(constant.permutations.p_global, classifier_faults=constant.faults).void
+    probability = np.clip(0.5 + 0.6 * x, 0.0, 1.0)
+    saturated = classifier_report(scores_from_probabilities(probability, label), {"x": x}, rng=rng, permutations=19)
+    assert any("saturated probabilities" in note for note in saturated.notes)
+    assert any("no reweighting closure" in note for note in saturated.notes)
+    assert saturated.to_dict()["saturated_fraction"] > 0.1
+    nothing = Scores(np.where(label, 0.0, -np.inf), label)
+    with pytest.raises(EventsError, match="have weight 0"):
+        classifier_report(nothing, {"x": x}, rng=rng, permutations=19)
 
 
 def test_report_of_a_certain_case(jets):

@@ -9,13 +9,15 @@ from matplotlib.figure import Figure
 from gbistat.diagnostics.calibration import calibrate
 from gbistat.diagnostics.closure import reweighting_closure
 from gbistat.diagnostics.impact import Impact, pool_windows
-from gbistat.diagnostics.nplm import NplmOptions, nplm_test
+from gbistat.diagnostics.nplm import nplm_test
+from gbistat.diagnostics.nplm_kernel import NplmOptions
 from gbistat.diagnostics.permutations import permutation_test
 from gbistat.diagnostics.pulls import generator_pulls
 from gbistat.diagnostics.roc import roc_curve
 from gbistat.diagnostics.weights import Estimate, Scores
 from gbistat.plotting.certificate import draw_closure, draw_generator_errors, draw_nplm, draw_null, draw_pulls
 from gbistat.plotting.impact import draw_impact
+from gbistat.plotting.nplm_map import draw_nplm_map
 from gbistat.plotting.style import styled
 from gbistat.plotting.weights import (
     density_histogram,
@@ -121,3 +123,14 @@ def test_impact(axes):
     assert set(draw_impact(impact, None, axes[1], tolerance=0.2)) == {
         "tolerance", "zero", "bound", "all", "weights", "legend",
     }  # fmt: skip
+
+
+def test_nplm_map(axes):
+    rng = np.random.default_rng(2)
+    x, y, f = rng.normal(size=(3, 500))
+    points = draw_nplm_map(x, y, f, axes[0], labels=("a", "b"))["points"]
+    # Largest |f| last: on top.
+    assert np.all(np.diff(np.abs(points.get_array())) >= 0)
+    order = np.argsort(np.abs(f), kind="stable")
+    assert np.asarray(points.get_offsets()) == pytest.approx(np.column_stack([x, y])[order])
+    assert points.get_clim() == pytest.approx((-np.quantile(np.abs(f), 0.99), np.quantile(np.abs(f), 0.99)))

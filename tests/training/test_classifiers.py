@@ -11,7 +11,8 @@ from scipy.stats import norm
 from gbistat.diagnostics.calibration import calibrate
 from gbistat.diagnostics.evidence import log_score
 from gbistat.diagnostics.folds import assign_folds
-from gbistat.diagnostics.nplm import NplmOptions, kernel_features, nplm_fit
+from gbistat.diagnostics.nplm import nplm_fit
+from gbistat.diagnostics.nplm_kernel import NplmOptions, kernel_features
 from gbistat.diagnostics.permutations import permutation_test
 from gbistat.diagnostics.roc import area_under_roc
 from gbistat.diagnostics.weights import Scores

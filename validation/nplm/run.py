@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import chi2, norm
 
-from gbistat.diagnostics.nplm import NplmOptions, kernel_features, nplm_fit, nplm_test
+from gbistat.diagnostics.nplm import nplm_fit, nplm_test
+from gbistat.diagnostics.nplm_kernel import NplmOptions, kernel_features
 from gbistat.diagnostics.significance import null_significance
 
 HERE = Path(__file__).parent
