@@ -358,7 +358,7 @@ def _profile(analysis: Analysis, name: str, best: FitResult) -> Profile:
     """Profile of a parameter; where masses are free it looks for minima in all of their plane."""
     if analysis.masses is None:
         return Profile(analysis.nll, name, best)
-    return SearchedProfile(analysis.nll, name, analysis.masses.search, best)
+    return SearchedProfile(analysis.nll, name, analysis.masses.search, best, analysis.masses.basins)
 
 
 def _levels(cl: float) -> tuple[float, ...]:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gbistat.errors import ModelError
+from gbistat.fit.basins import refine_minima
 from gbistat.fit.nuisances import with_ensembles, with_spurious_signal
 from gbistat.fit.plane import global_fit
 from gbistat.likelihood.constraints import NormalConstraint
 from gbistat.likelihood.kappa import normalised_surface
+from gbistat.likelihood.lattice import Lattice
 from gbistat.likelihood.modes import DecayModes
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.parameters import Parameter
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gbistat.data.events import Events
+    from gbistat.fit.basins import Basin, Interpolation
     from gbistat.fit.build import Analysis
     from gbistat.fit.plane import PlaneSearch
     from gbistat.likelihood.kappa import Kappa
@@ -64,6 +67,10 @@ class FreeMasses:
         Name of the share of the second of two decay modes.
     second : Kappa, optional
         Normalisation of that mode's ratio; `kappa` is that of the first.
+    basins : tuple of Basin
+        Minima, the lowest first, each in a box with finer nodes.
+    interpolation : Interpolation or None
+        What splines in place of the network do to the lowest; ``None`` where no signal is seen or the masses are held.
     """
 
     grid: ThetaGrid
@@ -77,6 +84,8 @@ class FreeMasses:
     profiled: tuple[NetworkTerm, ...] = ()
     fraction: str | None = None
     second: Kappa | None = None
+    basins: tuple[Basin, ...] = ()
+    interpolation: Interpolation | None = None
 
     def sigma(self, values: Mapping[str, float]) -> float:
         """Standard deviation of ln kappa of all ratios together at some masses, and some share of decay modes.
@@ -177,7 +186,7 @@ def with_free_masses(
     made = [normalised_surface(one, grid, pool, base) for one in terms]
     (surface, kappa), second = made[0], made[-1][1] if fraction is not None else None
     factor = surface if fraction is None else DecayModes(surface, made[1][0], fraction)
-    poi = model.parameter(model.poi)
+    data_base, poi = log_density_ratio(model, events), model.parameter(model.poi)
     bounded = dataclasses.replace(poi, low=max(poi.low, 0.0), start=max(poi.start, 0.0))
     masses = [_parameter(name, axis, declared.get(name)) for name, axis in zip(grid.names, grid.axes, strict=True)]
     model = dataclasses.replace(
@@ -194,12 +203,29 @@ def with_free_masses(
         constraints=(*model.constraints, *_constraint(fraction, declared)),
     )
     best, search = global_fit(ExtendedUnbinnedNLL(model, events), grid.names, grid.axes, fraction=fraction)
+    lattices = [Lattice(one, events, data_base) for one, _ in made]
+    basins, interpolation = refine_minima(model, events, search, lattices)
+    best = basins[0].best if basins else best
     start = {name: best.value(name) for name in (*grid.names, *([] if fraction is None else [fraction]))}
     parameters = tuple(
         dataclasses.replace(p, start=start[p.name]) if p.name in start and not p.fixed else p for p in model.parameters
     )
     model = dataclasses.replace(model, parameters=parameters)
-    known = FreeMasses(grid, kappa, search, 0.0, model, pool, other_sigma, spurious, tuple(profiled), fraction, second)
+    known = FreeMasses(
+        grid,
+        kappa,
+        search,
+        0.0,
+        model,
+        pool,
+        other_sigma,
+        spurious,
+        tuple(profiled),
+        fraction,
+        second,
+        basins,
+        interpolation,
+    )
     return model, dataclasses.replace(known, kappa_sigma=known.sigma(start))
 
 

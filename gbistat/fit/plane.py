@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gbistat.likelihood.parameters import Parameter
     from gbistat.typing import FloatArray, IntArray
 
-__all__ = ["PlaneSearch", "global_fit", "search_close", "search_plane"]
+__all__ = ["PlaneSearch", "Strength", "global_fit", "search_close", "search_plane"]
 
 STARTS = 6
 """Full fits that a global fit begins at most."""
@@ -135,7 +135,7 @@ def search_plane(
     if len(nll.mixtures) != 1 or not nll.mixtures[0].extended:
         raise ModelError("the search over masses needs an extended likelihood of one data term")
     null = fit(nll, fixed={nll.poi: 0.0, **_held(nll, names)}).raise_if_invalid()
-    strength = _Strength(nll, null.values)
+    strength = Strength(nll, null.values)
     indices = [index_of(name, nll.parameters) for name in names]
     q0 = np.zeros(tuple(axis.size for axis in axes))
     best = np.zeros_like(q0)
@@ -177,7 +177,7 @@ def _held(nll: NLL, names: Sequence[str]) -> dict[str, float]:
     return {name: nll.parameters[index_of(name, nll.parameters)].start for name in names}
 
 
-class _Strength:
+class Strength:
     """Best mu >= 0 at given masses with everything else held, and how much better than 0 it is."""
 
     def __init__(self, nll: NLL, null: FloatArray) -> None:
@@ -223,6 +223,7 @@ class _Strength:
         return total, share, gain
 
     def __call__(self, theta: FloatArray) -> tuple[float, float]:
+        """The strength, and ``2 [nll(0) - nll]``."""
         ratio = self._ratio(theta)
         mu = 0.0
         for _ in range(60):

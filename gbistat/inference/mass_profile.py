@@ -3,22 +3,30 @@
 Fits that only follow their neighbours stay in one basin: the mirror image of two exchanged masses, or a fluctuation somewhere else
 in the plane, goes unseen, and an interval that should have two pieces has one. Here each conditional fit also starts from the maxima
 that the map of :mod:`gbistat.fit.plane` has at the tested value, and the lowest minimum counts.
+
+Where the minima that matter are known beforehand, each in a box (:mod:`gbistat.fit.basins`), a fit in each box that holds the tested value is enough; outside of
+all boxes q is far above what intervals ask for, and is read off the map.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gbistat.errors import FitFailed
+from gbistat.fit.basins import within
 from gbistat.fit.minimize import fit
 from gbistat.fit.plane import WORTH, PlaneSearch
 from gbistat.inference.profile import Profile
 from gbistat.likelihood.parameters import index_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gbistat.fit.basins import Basin
     from gbistat.fit.result import FitResult
     from gbistat.likelihood.nll import NLL
     from gbistat.typing import FloatArray
@@ -46,11 +54,21 @@ class SearchedProfile(Profile):
         Map over the masses.
     best : FitResult, optional
         The global fit (:func:`gbistat.fit.plane.global_fit`).
+    basins : sequence of Basin
+        Minima that matter; empty if they are to be looked for.
     """
 
-    def __init__(self, nll: NLL, poi: str, search: PlaneSearch, best: FitResult | None = None) -> None:
+    def __init__(
+        self,
+        nll: NLL,
+        poi: str,
+        search: PlaneSearch,
+        best: FitResult | None = None,
+        basins: Sequence[Basin] = (),
+    ) -> None:
         self.search = search
         self._hints: tuple[float, ...] | None = None
+        self._boxes = [_Box(nll, poi, search.names, basin) for basin in basins]
         self._mass_indices = [index_of(name, nll.parameters) for name in search.names]
         super().__init__(nll, poi, best)
 
@@ -68,6 +86,9 @@ class SearchedProfile(Profile):
             # Without signal the masses mean nothing; they are held where they are best.
             held = {name: self.best.value(name) for name in self.search.names}
             self._points[value] = fit(self.nll, fixed={self.poi: 0.0, **held}).raise_if_invalid()
+            return self._points[value]
+        if self._boxes:
+            self._points[value] = self._in_boxes(value)
             return self._points[value]
         found: list[FitResult] = []
         # Where there is no signal at the tested value the other masses are not determined: such a fit is not valid.
@@ -87,6 +108,13 @@ class SearchedProfile(Profile):
         self._points[value] = min(found, key=lambda result: result.nll)
         return self._points[value]
 
+    def _in_boxes(self, value: float) -> FitResult:
+        """Lowest of the fits in all boxes that hold a value."""
+        found = [result for box in self._boxes if box.holds(value) for result in (box.conditional(value),) if result]
+        if not found:
+            raise FitFailed(f"no fit with {self.poi} held at {value:g} is valid")
+        return min(found, key=lambda result: result.nll)
+
     def _held(self, value: float) -> FitResult:
         """Fit with all masses held, the others at the best node of the map: convex, and never better than with them free."""
         starts = self._starts(value)
@@ -97,8 +125,8 @@ class SearchedProfile(Profile):
     def hints(self) -> tuple[float, ...]:
         """Values of the parameter at all minima that full fits find from the map: narrow pieces of an interval lie there."""
         if self._hints is None:
-            found = []
-            for place in self.search.starts(SURE, MINIMA):
+            found = [box.begin[box.index] for box in self._boxes]
+            for place in () if self._boxes else self.search.starts(SURE, MINIMA):
                 theta = self.best.values.copy()
                 self.search.put(theta, place, self.nll)
                 try:
@@ -114,7 +142,9 @@ class SearchedProfile(Profile):
         """As of any profile; far from all that the map allows it is taken from the map, without a fit."""
         if self.poi in self.search.names and value not in self._points:
             far = self._far(value)
-            if far > SURE:
+            if self._boxes and not any(box.holds(value) for box in self._boxes):
+                return far
+            if far > SURE and not self._boxes:
                 return far
         return super().q(value)
 
@@ -122,10 +152,22 @@ class SearchedProfile(Profile):
         """``2 Delta nll`` of the best node of a row next to a value: what a fit there would find, within a few units."""
         number = self.search.names.index(self.poi)
         others = tuple(k for k in range(len(self.search.names)) if k != number)
-        rows = self.search.q0.max(axis=others) if others else self.search.q0
+        q0, top = self._outside
+        rows = q0.max(axis=others) if others else q0
         axis = self.search.axes[number]
         right = int(np.clip(np.searchsorted(axis, value), 1, axis.size - 1))
-        return float(self.search.q0.max() - max(rows[right - 1], rows[right]))
+        return float(top - max(rows[right - 1], rows[right]))
+
+    @cached_property
+    def _outside(self) -> tuple[FloatArray, float]:
+        """Map without the nodes inside boxes, where fits tell more, and the highest value that is known."""
+        q0, top = self.search.q0.copy(), float(self.search.q0.max())
+        mesh = np.meshgrid(*self.search.axes, indexing="ij")
+        for box in self._boxes:
+            ends = zip(mesh, box.basin.low, box.basin.high, strict=True)
+            q0[np.all([(x >= low) & (x <= high) for x, low, high in ends], axis=0)] = -np.inf
+            top = max(top, 2.0 * (self.search.null.nll - box.basin.best.nll))
+        return q0, top
 
     def _starts(self, value: float) -> list[FloatArray]:
         """Points from the maxima of the map at this value: of a row where the parameter is a mass, else of the plane."""
@@ -162,3 +204,47 @@ class SearchedProfile(Profile):
             abs(values[index] - start[index]) <= 1.5 * float(np.diff(axis).max())
             for index, axis in zip(self._mass_indices, self.search.axes, strict=True)
         )
+
+
+class _Box:
+    """Conditional fits inside the box of one basin, each begun at the nearest one made before."""
+
+    def __init__(self, nll: NLL, poi: str, names: Sequence[str], basin: Basin) -> None:
+        self.nll = within(nll, names, basin.low, basin.high)
+        self.poi = poi
+        self.index = index_of(poi, nll.parameters)
+        self.number = names.index(poi) if poi in names else None
+        self.basin = basin
+        self.begin = nll.start_vector()
+        # Nuisances that came after the basin was found begin at their starts.
+        for name, value in basin.best.as_dict().items():
+            self.begin[index_of(name, nll.parameters)] = value
+        self._points: dict[float, FloatArray] = {}
+
+    def holds(self, value: float) -> bool:
+        """Whether a fit here may answer for a value."""
+        if self.number is None:
+            return self.basin.mirror is None
+        return self.basin.covers(self.number, value)
+
+    def conditional(self, value: float) -> FitResult | None:
+        """Fit with the parameter held; ``None`` if it is not valid."""
+        begin = self._guess(value)
+        with suppress(FitFailed):
+            result = fit(self.nll, fixed={self.poi: value}, start=begin)
+            if result.valid:
+                self._points[value] = result.values
+                return result
+        return None
+
+    def _guess(self, value: float) -> FloatArray:
+        """Line through the two nearest fits, or the nearest one."""
+        near = sorted(self._points, key=lambda x: abs(x - value))[:2]
+        if not near:
+            return self.begin
+        first = self._points[near[0]]
+        if len(near) == 1 or abs(near[0] - value) > abs(near[0] - near[1]):
+            return first
+        share = (value - near[0]) / (near[1] - near[0])
+        guess: FloatArray = first + share * (self._points[near[1]] - first)
+        return guess

@@ -7,31 +7,35 @@ arXiv:1601.07913). In a fit :math:`\theta` moves and the events do not, so each 
 .. math:: \ln r_i(\theta) = \sum_{ab} c_{iab} B_a(\theta_1) B_b(\theta_2),
 
 of which 4 terms an axis do not vanish. Value, gradient and Hessian cost one small matrix product, and never call the network.
+Where more is wanted than the nodes of the plane can give, a patch of finer nodes adds what the splines miss there
+(:mod:`gbistat.likelihood.lattice`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from scipy.interpolate import BSpline, make_interp_spline
+from scipy.interpolate import BSpline
 
 from gbistat.errors import ModelError, ParameterError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gbistat.data.events import Events
     from gbistat.likelihood.components import PreparedFactor
-    from gbistat.typing import FloatArray
+    from gbistat.typing import FloatArray, IntArray
 
 __all__ = [
     "ParametrisedRatio",
     "PreparedSurface",
     "RatioSurface",
+    "SurfacePatch",
     "ThetaGrid",
     "exchangeable",
     "grid_of",
@@ -102,11 +106,19 @@ class ThetaGrid:
     def coefficients(self, values: FloatArray) -> FloatArray:
         """Coefficients of the splines through values of shape (*shape, n); of the same shape."""
         result: FloatArray = np.asarray(values, dtype=np.float64)
-        for number, axis in enumerate(self.axes):
-            spline = make_interp_spline(axis, result, k=DEGREE, axis=number)
-            # Coefficients come with the axis of the interpolation in front.
-            result = np.ascontiguousarray(np.moveaxis(spline.c, 0, number))
+        for number, axis in enumerate(self._splines):
+            moved = np.moveaxis(result, number, 0)
+            product = axis.inverse @ moved.reshape(moved.shape[0], -1)
+            result = np.ascontiguousarray(np.moveaxis(product.reshape(moved.shape), 0, number))
         return result
+
+    @cached_property
+    def _splines(self) -> tuple[_AxisSplines, ...]:
+        return tuple(_AxisSplines.on(axis) for axis in self.axes)
+
+    def covers(self, theta: FloatArray) -> bool:
+        """Whether a point is on the grid."""
+        return all(axis[0] <= value <= axis[-1] for axis, value in zip(self.axes, theta, strict=True))
 
     def weights(self, theta: FloatArray) -> tuple[tuple[slice, ...], FloatArray]:
         """Terms that do not vanish at a point, and their weights for the value, the gradient and the Hessian.
@@ -122,13 +134,13 @@ class ThetaGrid:
             If the point is outside the grid.
         """
         places, local = [], []
-        for name, axis, value in zip(self.names, self.axes, theta, strict=True):
+        for name, axis, splines, value in zip(self.names, self.axes, self._splines, theta, strict=True):
             slack = 1e-9 * (axis[-1] - axis[0])
             if not axis[0] - slack <= value <= axis[-1] + slack:
                 raise ParameterError(
                     f"{name} = {value:g} is outside {axis[0]:g} to {axis[-1]:g}, where its ratio was evaluated"
                 )
-            first, table = _basis(axis, min(max(float(value), axis[0]), axis[-1]))
+            first, table = splines.at(min(max(float(value), axis[0]), axis[-1]))
             places.append(slice(first, first + DEGREE + 1))
             local.append(table)
         d = len(local)
@@ -148,15 +160,59 @@ class ThetaGrid:
         return tuple(places), np.array(rows)
 
 
-def _basis(axis: FloatArray, value: float) -> tuple[int, FloatArray]:
-    """Number of the first B-spline that does not vanish, and the four of them with two derivatives, shape (3, 4)."""
-    knots = np.r_[[axis[0]] * (DEGREE + 1), axis[2:-2], [axis[-1]] * (DEGREE + 1)]
-    span = int(np.clip(np.searchsorted(knots, value, side="right") - 1, DEGREE, axis.size - 1))
-    first = span - DEGREE
-    identity = np.zeros((axis.size, DEGREE + 1))
-    identity[first : first + DEGREE + 1] = np.eye(DEGREE + 1)
-    spline = BSpline(knots, identity, DEGREE)
-    return first, np.array([spline(value, nu) for nu in range(DEGREE)])
+@dataclass(frozen=True, eq=False)
+class _AxisSplines:
+    """Cubic B-splines of one axis, not-a-knot at its ends.
+
+    Parameters
+    ----------
+    inverse : array of shape (n, n)
+        From values at the nodes to coefficients.
+    breaks : array of shape (n - 3,)
+        Where the polynomial pieces begin.
+    pieces : array of shape (n - 3, 4, 4)
+        Of each piece, the coefficients of the powers (first) of the four splines (second) that do not vanish.
+    """
+
+    inverse: FloatArray
+    breaks: FloatArray
+    pieces: FloatArray
+
+    @classmethod
+    def on(cls, axis: FloatArray) -> _AxisSplines:
+        knots = np.r_[[axis[0]] * (DEGREE + 1), axis[2:-2], [axis[-1]] * (DEGREE + 1)]
+        splines = BSpline(knots, np.eye(axis.size), DEGREE)
+        breaks = np.r_[axis[0], axis[2:-2]]
+        powers = np.stack([splines(breaks, nu) / math.factorial(nu) for nu in range(DEGREE + 1)], axis=1)
+        pieces = np.stack([powers[k, :, k : k + DEGREE + 1] for k in range(breaks.size)])
+        inverse: FloatArray = np.linalg.inv(np.asarray(splines(axis), dtype=np.float64))
+        return cls(inverse, breaks, pieces)
+
+    def at(self, value: float) -> tuple[int, FloatArray]:
+        """Number of the first spline that does not vanish, and the four of them with two derivatives, shape (3, 4)."""
+        first = max(int(np.searchsorted(self.breaks, value, side="right")) - 1, 0)
+        u = value - float(self.breaks[first])
+        powers = np.array([[1.0, u, u * u, u**3], [0.0, 1.0, 2.0 * u, 3.0 * u * u], [0.0, 0.0, 2.0, 6.0 * u]])
+        return first, powers @ self.pieces[first]
+
+
+@dataclass(frozen=True, eq=False)
+class SurfacePatch:
+    """What the splines of a coarse grid miss in a part of the plane, as splines on finer nodes.
+
+    Parameters
+    ----------
+    grid : ThetaGrid
+        Fine nodes; outside of them nothing is added.
+    rows : int array of shape (m,)
+        Events that it is known for.
+    coefficients : array of shape (*grid.shape, m)
+        Of the splines.
+    """
+
+    grid: ThetaGrid
+    rows: IntArray
+    coefficients: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +254,20 @@ class RatioSurface:
         self._known[events] = prepared
         return prepared
 
+    def refine(self, events: Events, patches: Sequence[SurfacePatch]) -> PreparedSurface:
+        """Take patches for events whose coarse splines are known; what was prepared from them before stays as it is."""
+        prepared = replace(self.coarse(events), patches=tuple(patches))
+        self._known[events] = prepared
+        return prepared
+
+    def log_kappa_at(self, theta: FloatArray) -> float:
+        """Smooth ln kappa at a point of the plane."""
+        return float(PreparedSurface(self.grid, self._kappa_coefficients).log_prob(theta)[0])
+
+    @cached_property
+    def _kappa_coefficients(self) -> FloatArray:
+        return self.grid.coefficients(self.log_kappa[..., None])
+
     def prepare(self, events: Events) -> PreparedFactor:
         """Splines through the values at the nodes; the term is evaluated if these events are new.
 
@@ -206,6 +276,10 @@ class RatioSurface:
         TermError, EventsError, UnitsError
             Whatever the term says of these events.
         """
+        return self.coarse(events)
+
+    def coarse(self, events: Events) -> PreparedSurface:
+        """What `prepare` gives, with the type that it has."""
         known = self._known.get(events)
         return known if known is not None else self.remember(events, node_values(self.term, self.grid, events))
 
@@ -220,10 +294,13 @@ class PreparedSurface:
         Where the nodes are.
     coefficients : array of shape (*grid.shape, n)
         Of the splines.
+    patches : tuple of SurfacePatch
+        Finer splines in parts of the plane that do not overlap.
     """
 
     grid: ThetaGrid
     coefficients: FloatArray
+    patches: tuple[SurfacePatch, ...] = ()
 
     def log_prob(self, values: FloatArray) -> FloatArray:
         """Log ratio, shape (n,)."""
@@ -242,15 +319,25 @@ class PreparedSurface:
         return rows[0], rows[1 : 1 + d], hessian
 
     def _products(self, theta: FloatArray, count: int | None) -> FloatArray:
-        places, weights = self.grid.weights(np.asarray(theta, dtype=np.float64))
-        weights = weights[:count]
-        local = self.coefficients[places]
-        n = local.shape[-1]
-        result = np.empty((weights.shape[0], n))
-        for begin in range(0, n, BLOCK):
-            columns = slice(begin, min(begin + BLOCK, n))
-            result[:, columns] = weights @ local[..., columns].reshape(weights.shape[1], -1)
+        point = np.asarray(theta, dtype=np.float64)
+        result = _spline_rows(self.grid, self.coefficients, point, count)
+        for patch in self.patches:
+            if patch.grid.covers(point):
+                result[:, patch.rows] += _spline_rows(patch.grid, patch.coefficients, point, count)
         return result
+
+
+def _spline_rows(grid: ThetaGrid, coefficients: FloatArray, theta: FloatArray, count: int | None) -> FloatArray:
+    """Value, gradient and second derivatives (the first `count` of them) of each event's splines, shape (rows, n)."""
+    places, weights = grid.weights(theta)
+    weights = weights[:count]
+    local = coefficients[places]
+    n = local.shape[-1]
+    result = np.empty((weights.shape[0], n))
+    for begin in range(0, n, BLOCK):
+        columns = slice(begin, min(begin + BLOCK, n))
+        result[:, columns] = weights @ local[..., columns].reshape(weights.shape[1], -1)
+    return result
 
 
 def node_values(term: ParametrisedRatio, grid: ThetaGrid, events: Events) -> FloatArray:

@@ -1,0 +1,403 @@
+r"""Minima of a likelihood over the masses of its signal, each in a box where the ratio is known to a small part of an error.
+
+Splines through the nodes of the whole plane find the minima, and move them: by half an error to a whole one where nodes are 25 GeV apart. So around
+each minimum that matters for intervals the ratio is evaluated on a finer lattice (:mod:`gbistat.likelihood.lattice`), the fit is done again, and
+what the splines still miss is measured with the network itself: with :math:`g` the gradient of the difference of both nlls, the minimum
+moves by :math:`-V g`, V the covariance. The lattice is made finer until that is below 1 % of an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gbistat.errors import FitFailed
+from gbistat.fit.minimize import fit
+from gbistat.fit.plane import Strength
+from gbistat.likelihood.nll import NLL, ExtendedUnbinnedNLL
+from gbistat.likelihood.parameters import index_of
+from gbistat.likelihood.surface import ThetaGrid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gbistat.data.events import Events
+    from gbistat.fit.plane import PlaneSearch
+    from gbistat.fit.result import FitResult
+    from gbistat.likelihood.lattice import Lattice
+    from gbistat.likelihood.model import Model
+    from gbistat.likelihood.surface import RatioSurface
+    from gbistat.typing import FloatArray, Json
+
+__all__ = ["Basin", "Interpolation", "interpolation_error", "refine_minima", "within"]
+
+REACH = 12.0
+"""``2 Delta nll`` above the lowest up to which minima are refined."""
+EDGE = 7.0
+"""``2 Delta nll`` that the edge of a box shall have at least: 95 % intervals end well inside."""
+MOST = 4
+"""Minima that are refined at most; of two that are mirror images one counts."""
+SIGMAS = 3.3
+TARGET = 0.01
+"""Error of the interpolation that is aimed at, in units of the statistical one."""
+FIRST, LAST = 4, 16
+"""Lattice nodes in one step of the coarse grid: at first, and at most."""
+NODES = 700
+"""Nodes of a box at most: a wider one, of a signal that is hardly there, takes larger steps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Basin:
+    """A minimum, and a box around it.
+
+    Parameters
+    ----------
+    low, high : arrays of shape (d,)
+        Corners.
+    best : FitResult
+        Minimum inside, before nuisance parameters that depend on the masses.
+    mirror : int or None
+        Number of the basin that this one is the image of, with the masses exchanged.
+    """
+
+    low: FloatArray
+    high: FloatArray
+    best: FitResult
+    mirror: int | None = None
+
+    def covers(self, number: int, value: float) -> bool:
+        """Whether a value of one mass is inside."""
+        return bool(self.low[number] <= value <= self.high[number])
+
+
+@dataclass(frozen=True, eq=False)
+class Interpolation:
+    """What splines in place of the network do to the fit.
+
+    Parameters
+    ----------
+    steps : mapping of str to float
+        Distance of the nodes around the best fit, by mass.
+    shifts : mapping of str to float
+        By how much a parameter would move with the network itself, in units of its error.
+    delta_q0 : float
+        Change of ``2 [nll(0) - nll]`` of the best fit with the network itself.
+    evaluations : int
+        Values of the ratio that the boxes took.
+    """
+
+    steps: dict[str, float]
+    shifts: dict[str, float]
+    delta_q0: float
+    evaluations: int
+
+    @property
+    def worst(self) -> float:
+        """Largest of the shifts, without sign."""
+        return max((abs(x) for x in self.shifts.values()), default=0.0)
+
+    def to_dict(self) -> Json:
+        """Plain numbers, for JSON."""
+        return {
+            "steps": dict(self.steps),
+            "shifts_in_errors": dict(self.shifts),
+            "delta_q0": self.delta_q0,
+            "evaluations": self.evaluations,
+        }
+
+
+def within(nll: NLL, names: Sequence[str], low: FloatArray, high: FloatArray) -> NLL:
+    """Same likelihood with the ranges of some parameters narrowed to a box."""
+    ends = dict(zip(names, zip(low.tolist(), high.tolist(), strict=True), strict=True))
+    parameters = []
+    for p in nll.parameters:
+        if p.name in ends and not p.fixed:
+            a, b = ends[p.name]
+            p = dataclasses.replace(p, low=max(a, p.low), high=min(b, p.high), start=min(max(p.start, a), b))
+        parameters.append(p)
+    return NLL(parameters, nll.mixtures, nll.constraints, poi=nll.poi, convex=nll.convex)
+
+
+def refine_minima(
+    model: Model, events: Events, search: PlaneSearch, lattices: Sequence[Lattice]
+) -> tuple[tuple[Basin, ...], Interpolation | None]:
+    """Minima that the map shows, with a fine lattice around each; the surfaces take the patches.
+
+    Parameters
+    ----------
+    model : Model
+        Signal with free masses and background, before nuisances that depend on the masses.
+    events : Events
+        Data in the window.
+    search : PlaneSearch
+        Map from the coarse splines of these events.
+    lattices : sequence of Lattice
+        One of each surface in the signal: the ratio's, or those of two decay modes, over one grid.
+
+    Returns
+    -------
+    tuple of Basin, Interpolation or None
+        The lowest first; empty where no signal is seen or no mass is free. What the splines do to the lowest.
+    """
+    names = search.names
+    nll: NLL = ExtendedUnbinnedNLL(model, events)
+    indices = [index_of(name, nll.parameters) for name in names]
+    if any(nll.parameters[i].fixed for i in indices):
+        return (), None
+    lattice = lattices[0]
+    mirrored = all(one.mirrored for one in lattices)
+    minima = _coarse_minima(nll, search, indices, mirrored)
+    if not minima:
+        return (), None
+    factor = FIRST
+    while True:
+        boxes = [_box(lattice, minimum, names, factor) for minimum in minima]
+        nll, boxes, minima = _refined(model, events, search, lattices, boxes, minima, factor)
+        basins = _basins(lattice, boxes, minima, indices, mirrored)
+        steps = {name: float(np.diff(axis).max()) for name, axis in zip(names, boxes[0].axes, strict=True)}
+        shifts, delta = interpolation_error(
+            nll, [one.surface for one in lattices], events, minima[0], search, list(steps.values())
+        )
+        found = Interpolation(steps, shifts, delta, sum(one.evaluations for one in lattices))
+        if found.worst < TARGET or factor >= LAST or minima[0].at_bound:
+            return basins, found
+        factor *= 2
+
+
+def _coarse_minima(nll: NLL, search: PlaneSearch, indices: list[int], mirrored: bool) -> list[FitResult]:
+    """Full fits from the highest maxima of the map, each minimum once."""
+    found: list[FitResult] = []
+    for place in search.starts(REACH, 3 * MOST):
+        if mirrored and place[0] < place[1]:
+            continue
+        theta = search.null.values.copy()
+        search.put(theta, place, nll)
+        try:
+            result = fit(nll, start=theta)
+        except FitFailed:
+            continue
+        if not result.valid or result.nll >= search.null.nll or (result.errors[indices] <= 0).any():
+            continue
+        if mirrored and result.values[indices[0]] < result.values[indices[1]]:
+            continue
+        if any(_same(result, other, indices) for other in found):
+            continue
+        found.append(result)
+    found.sort(key=lambda result: result.nll)
+    return [result for result in found if 2.0 * (result.nll - found[0].nll) < REACH][:MOST]
+
+
+def _same(one: FitResult, other: FitResult, indices: list[int]) -> bool:
+    return bool((np.abs(one.values - other.values)[indices] < 0.5 * other.errors[indices]).all())
+
+
+def _box(lattice: Lattice, minimum: FitResult, names: Sequence[str], factor: int, wider: float = 1.0) -> ThetaGrid:
+    """Fine nodes a few errors around a minimum."""
+    while True:
+        axes: list[FloatArray] = []
+        for number, (name, coarse) in enumerate(zip(names, lattice.surface.grid.axes, strict=True)):
+            step = float(np.diff(coarse).max()) / factor
+            reach = max(wider * SIGMAS * minimum.error(name), step)
+            reach = min(reach, 0.5 * float(coarse[-1] - coarse[0]))
+            value = minimum.value(name)
+            axes.append(lattice.axis(number, step, value - reach, value + reach))
+        if factor <= 1 or np.prod([axis.size for axis in axes]) <= NODES:
+            return ThetaGrid(tuple(names), tuple(axes))
+        factor //= 2
+
+
+def _refined(
+    model: Model,
+    events: Events,
+    search: PlaneSearch,
+    lattices: Sequence[Lattice],
+    boxes: list[ThetaGrid],
+    minima: list[FitResult],
+    factor: int,
+) -> tuple[NLL, list[ThetaGrid], list[FitResult]]:
+    """Fits with fine splines in the boxes; boxes that end too low are made wider, and those that touch joined."""
+    lattice, mirrored = lattices[0], all(one.mirrored for one in lattices)
+    for wider in (1.0, 1.6, 2.5):
+        boxes, minima = _joined(lattice, boxes, minima, mirrored)
+        images = [_mirrored(box) for box in boxes] if mirrored else []
+        grids = [*boxes, *(image for box, image in zip(boxes, images, strict=False) if not _overlap(box, image))]
+        for one in lattices:
+            one.surface.refine(events, [one.patch(grid) for grid in grids])
+        nll = ExtendedUnbinnedNLL(model, events)
+        again = []
+        for box, minimum in zip(boxes, minima, strict=True):
+            low, high = lattice.core(box)
+            try:
+                again.append(fit(within(nll, search.names, low, high), start=minimum.values).raise_if_invalid())
+            except FitFailed:
+                again.append(minimum)
+        order = np.argsort([result.nll for result in again], kind="stable")
+        boxes, minima = [boxes[k] for k in order], [again[k] for k in order]
+        open_ = _too_low(nll, search, lattice, boxes, minima)
+        if wider == 2.5 or not any(open_):
+            break
+        wanted = 1.6 if wider == 1.0 else 2.5
+        boxes = [
+            _box(lattice, minimum, search.names, factor, wanted) if is_open else box
+            for box, minimum, is_open in zip(boxes, minima, open_, strict=True)
+        ]
+    return nll, boxes, minima
+
+
+def _too_low(
+    nll: NLL, search: PlaneSearch, lattice: Lattice, boxes: list[ThetaGrid], minima: list[FitResult]
+) -> list[bool]:
+    """Whether the map on the edge of a box is nearer to the best fit than intervals allow."""
+    strength = Strength(nll, search.null.values)
+    indices = [index_of(name, nll.parameters) for name in search.names]
+    best = 2.0 * (search.null.nll - minima[0].nll)
+    result = []
+    for box in boxes:
+        low, high = lattice.core(box)
+        axes = [axis[(axis >= a - 1e-9) & (axis <= b + 1e-9)] for axis, a, b in zip(box.axes, low, high, strict=True)]
+        top = -np.inf
+        for place in np.ndindex(*(axis.size for axis in axes)):
+            if not any(
+                (k == 0 and axis[0] > whole[0]) or (k == axis.size - 1 and axis[-1] < whole[-1])
+                for k, axis, whole in zip(place, axes, lattice.surface.grid.axes, strict=True)
+            ):
+                continue
+            theta = search.null.values.copy()
+            theta[indices] = [axis[k] for axis, k in zip(axes, place, strict=True)]
+            if search.fraction is None or search.shares is None:
+                top = max(top, strength(theta)[-1])
+            else:
+                share = index_of(search.fraction, nll.parameters)
+                top = max(top, strength.with_modes(theta, nll.parameters[share], share)[-1])
+        result.append(best - top < EDGE)
+    return result
+
+
+def _overlap(one: ThetaGrid, other: ThetaGrid) -> bool:
+    return all(a[0] <= b[-1] and b[0] <= a[-1] for a, b in zip(one.axes, other.axes, strict=True))
+
+
+def _mirrored(grid: ThetaGrid) -> ThetaGrid:
+    return ThetaGrid(grid.names, grid.axes[::-1])
+
+
+def _union(lattice: Lattice, one: ThetaGrid, other: ThetaGrid) -> ThetaGrid:
+    axes = []
+    for number, (a, b) in enumerate(zip(one.axes, other.axes, strict=True)):
+        step = min(float(np.diff(a).max()), float(np.diff(b).max()))
+        axes.append(lattice.axis(number, step, min(a[0], b[0]), max(a[-1], b[-1])))
+    return ThetaGrid(one.names, tuple(axes))
+
+
+def _joined(
+    lattice: Lattice, boxes: list[ThetaGrid], minima: list[FitResult], mirrored: bool
+) -> tuple[list[ThetaGrid], list[FitResult]]:
+    """One box of those that overlap, with the lower minimum; a box that meets its own image becomes symmetric."""
+    boxes, minima = list(boxes), list(minima)
+    j = 0
+    while j < len(boxes):
+        if mirrored and _overlap(boxes[j], _mirrored(boxes[j])):
+            boxes[j] = _union(lattice, boxes[j], _mirrored(boxes[j]))
+        for k in range(j):
+            image = _mirrored(boxes[k]) if mirrored else boxes[k]
+            other = boxes[k] if _overlap(boxes[k], boxes[j]) else image
+            if _overlap(other, boxes[j]):
+                break
+        else:
+            j += 1
+            continue
+        boxes[k] = _union(lattice, other, boxes[j])
+        minima[k] = min(minima[k], minima[j], key=lambda result: result.nll)
+        del boxes[j], minima[j]
+        j = 0
+    return boxes, minima
+
+
+def _basins(
+    lattice: Lattice, boxes: list[ThetaGrid], minima: list[FitResult], indices: list[int], mirrored: bool
+) -> tuple[Basin, ...]:
+    basins = [Basin(*lattice.core(box), best) for box, best in zip(boxes, minima, strict=True)]
+    if mirrored:
+        for k, box in enumerate(boxes):
+            if _overlap(box, _mirrored(box)):
+                continue
+            swapped = minima[k].values.copy()
+            swapped[indices] = swapped[indices[::-1]]
+            best = dataclasses.replace(minima[k], values=swapped)
+            basins.append(Basin(basins[k].low[::-1], basins[k].high[::-1], best, k))
+    return tuple(basins)
+
+
+def interpolation_error(
+    nll: NLL,
+    surfaces: Sequence[RatioSurface],
+    events: Events,
+    best: FitResult,
+    search: PlaneSearch,
+    steps: Sequence[float],
+) -> tuple[dict[str, float], float]:
+    """How far each parameter would move with the network itself in place of the splines, in units of its error.
+
+    Parameters
+    ----------
+    nll : NLL
+        Likelihood of one data term.
+    surfaces : sequence of RatioSurface
+        Splines of its events: the ratio's, or those of two decay modes.
+    events : Events
+        These.
+    best : FitResult
+        Its minimum.
+    search : PlaneSearch
+        Which parameters are masses, and the share of decay modes.
+    steps : sequence of float
+        Distances of the nodes; slopes are taken over an eighth to both sides.
+
+    Returns
+    -------
+    dict of str to float, float
+        By parameter; and the change of ``2 [nll(0) - nll]``.
+    """
+    mixture = nll.mixtures[0]
+    prepared = [surface.coarse(events) for surface in surfaces]
+    theta = best.values
+    alpha = 0.0 if len(surfaces) == 1 or search.fraction is None else best.value(search.fraction)
+    poi = index_of(nll.poi, nll.parameters)
+    moved = theta.copy()
+    moved[poi] += 1.0
+    signal = int(np.argmax(np.abs(mixture.yields(moved) - mixture.yields(theta))))
+    weights = np.ones(mixture.size) if mixture.weights is None else mixture.weights
+
+    def growth(point: FloatArray) -> FloatArray:
+        exact, splines = [], []
+        for surface, known, share in zip(surfaces, prepared, (1.0 - alpha, alpha), strict=False):
+            own = surface.term.log_ratio(events, **surface.grid.named(point)) + surface.log_kappa_at(point)
+            scale = math.log(share) if share > 0 else -math.inf
+            exact.append(own + scale)
+            splines.append(known.log_prob(point) + scale)
+        result: FloatArray = np.expm1(np.logaddexp.reduce(exact) - np.logaddexp.reduce(splines))
+        return result
+
+    def difference(parameters: FloatArray, factor: FloatArray) -> float:
+        return -float(weights @ np.log1p(mixture.fractions(parameters)[signal] * factor))
+
+    masses = [index_of(name, nll.parameters) for name in search.names]
+    here = growth(theta[masses])
+    gradient = np.zeros_like(theta)
+    for j in map(int, np.flatnonzero(best.errors > 0)):
+        ends = []
+        for sign in (-1.0, 1.0):
+            parameter = nll.parameters[j]
+            other = theta.copy()
+            size = steps[masses.index(j)] / 8.0 if j in masses else 0.1 * best.errors[j]
+            other[j] = min(max(other[j] + sign * size, parameter.low), parameter.high)
+            ends.append((other[j], difference(other, growth(other[masses]) if j in masses else here)))
+        (a, low), (b, high) = ends
+        gradient[j] = (high - low) / (b - a)
+    shift = -best.covariance @ gradient
+    shifts = {name: float(shift[j] / best.errors[j]) for j, name in enumerate(best.names) if best.errors[j] > 0}
+    return shifts, -2.0 * difference(theta, here)
