@@ -230,7 +230,7 @@ def main() -> int:
     """Print the tables; exit code 1 if a number leaves its band."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="50 toys")
-    parser.add_argument("--toys", type=int, default=1000, metavar="N", help="toys of each problem (default 1000)")
+    parser.add_argument("--toys", type=int, default=500, metavar="N", help="toys of each problem (default 500)")
     arguments = parser.parse_args()
     count = 50 if arguments.quick else arguments.toys
     bands = json.loads((HERE / "expected.json").read_text())["analytic"]

@@ -45,6 +45,7 @@ from gbistat.likelihood.components import MassFactor
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.terms.store import load_model, load_reference
 from gbistat.training.paws_card import load_paws_card
+from gbistat.training.paws_dataset import read_signal
 from gbistat.training.splits import read_sample
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def load(folder: Path, step: float | None) -> tuple[Study, Events, Events, PawsC
     (name,) = spec.signal.ratios
     study = Study(analysis, model.terms[name], analysis.events, background.part("reference").in_window(window))
     bench = read_events(folder / card.benchmarks[0].file, features=card.features, mass=card.mass).in_window(window)
-    signal = read_sample(folder, card.signal, card).part("data").in_window(window)
+    signal = read_signal(folder, card).part("data").in_window(window)
     return study, bench, signal, card
 
 
@@ -227,12 +228,18 @@ def _bare(events: Events, like: Events) -> Events:
     return Events(events.mass, events.matrix(like.names), like.names, like.units, mass_name=events.mass_name)
 
 
+def cell(mean: float, error: float, one: float, pull: float, width: float) -> str:
+    """One entry of the table; pulls only where fits have an error."""
+    pulls = f": {pull:+5.2f}, {width:4.2f}" if math.isfinite(pull + width) else ""
+    return f"{mean:5.2f} ({error:.2f}; {one:.2f}){pulls}"
+
+
 def main() -> int:
     """Print the tables; exit code 1 if a number leaves its band."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=Path, required=True, metavar="DIR", help="folder of the simulated dijet files")
     parser.add_argument("--quick", action="store_true", help="nodes 100 GeV apart, 20 toys, no other masses")
-    parser.add_argument("--toys", type=int, default=200, metavar="N", help="toys of each share (default 200)")
+    parser.add_argument("--toys", type=int, default=100, metavar="N", help="toys of each share (default 100)")
     arguments = parser.parse_args()
     study, bench, signal, card = load(arguments.events, 50.0 if arguments.quick else None)
     masses = dict(zip(card.masses, card.benchmarks[0].masses, strict=True))
@@ -248,10 +255,7 @@ def main() -> int:
     shares = "".join(f"S/B {100 * share:g} %".rjust(34) for share in SHARES)
     print(f"{'kappa':<10}{shares}   published")
     for name, row in found.items():
-        cells = "".join(
-            f"{mean:5.2f} ({error:.2f}; {one:.2f}): {pull:+5.2f}, {width:4.2f}".rjust(34)
-            for mean, error, one, pull, width in row.values()
-        )
+        cells = "".join(cell(*numbers).rjust(34) for numbers in row.values())
         print(f"{name:<10}{cells}   {PUBLISHED[name]}")
     result = {f"{name}, S/B 1 %": found[name][0.01][0] for name in found}
     if not arguments.quick:
