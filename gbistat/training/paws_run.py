@@ -239,6 +239,14 @@ def _save_held_out(
         "unseen": inside(signal, "data", masses),
         "train_masses": inside(signal, "train", ())[:, 0],
     }
+    first, last = card.model.window if generator is None else generator.window
+    mass = arrays["background"][:, 0]
+    if not np.any((mass >= first) & (mass < last)):
+        part = "part 'reference' of it has" if generator is None else "it has"
+        raise EventsError(
+            f"{background.file}: {part} no event with {card.mass} in {first:g}-{last:g} {card.unit}, where the ratio is graded; give a "
+            "background with events in the window"
+        )
     for index, (file, sample) in enumerate(benchmarks.items()):
         arrays[f"benchmark_{index}"] = inside(sample, None, card.features)
         if not len(arrays[f"benchmark_{index}"]):
