@@ -230,6 +230,11 @@ def unrestricted_lower_limit(
         raise OptionError(f"{len(references)} references for {len(folds)} folds; give one a fold")
     n_nulls = common_backgrounds(folds)
     n_events = sum(fold.n_events for fold in folds)
+    for null in range(n_nulls):
+        # At w = 0 nothing is bounded: without evidence against background only the limit is 0, and needs no integrals.
+        logs = [(fold.log_alternatives(prior.fractions) - fold.log_background[null]).sum(axis=1) for fold in folds]
+        if _combine(logs, prior, scheme) + math.log(alpha) < 0.0:
+            return LowerLimit(0.0, cl, scheme, n_events)
     parts = [
         [_Bounded.of(fold, reference, null, prior) for fold, reference in zip(folds, references, strict=True)]
         for null in range(n_nulls)
