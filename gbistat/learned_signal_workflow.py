@@ -35,7 +35,7 @@ __all__ = ["NULLS", "LearnedSignalOptions", "has_learned_signal", "run_learned_s
 NULLS: Mapping[str, BackgroundFamily] = {
     "mean": BackgroundFamily(ensemble=0.0, mass_sigma=0.0),
     "ensemble": BackgroundFamily(ensemble=1.0, mass_sigma=3.0),
-    "wide": BackgroundFamily(ensemble=3.0, mass_sigma=3.0, tilt=0.05),
+    "wide": BackgroundFamily(ensemble=1.0, mass_sigma=3.0, tilt=0.05),
 }
 """Composite nulls by name."""
 FALSE_POSITIVES = (1e-2, 3e-3, 1e-3)

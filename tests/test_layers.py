@@ -26,6 +26,7 @@ LAYERS = (
         "workflow",
         "toy_workflow",
         "coverage_workflow",
+        "learned_signal_workflow",
         "scan_workflow",
         "training_workflow",
         "diagnose_inputs",

@@ -230,6 +230,11 @@ def unrestricted_lower_limit(
         raise OptionError(f"{len(references)} references for {len(folds)} folds; give one a fold")
     n_nulls = common_backgrounds(folds)
     n_events = sum(fold.n_events for fold in folds)
+    for null in range(n_nulls):
+        # At w = 0 nothing is bounded: without evidence against background only the limit is 0, and needs no integrals.
+        logs = [(fold.log_alternatives(prior.fractions) - fold.log_background[null]).sum(axis=1) for fold in folds]
+        if _combine(logs, prior, scheme) + math.log(alpha) < 0.0:
+            return LowerLimit(0.0, cl, scheme, n_events)
     parts = [
         [_Bounded.of(fold, reference, null, prior) for fold, reference in zip(folds, references, strict=True)]
         for null in range(n_nulls)
@@ -251,10 +256,9 @@ def unrestricted_lower_limit(
 
 @dataclass(frozen=True, eq=False)
 class _Bounded:
-    """Bounded e-values of one fold against one background and any signal."""
+    """Bounded e-values of one fold against one background and any signal; `log_r` is ln q / p_b^(j), shape (G, n)."""
 
     log_r: FloatArray
-    """ln q / p_b^(j) of the events, shape (G, n)."""
     fractions: FloatArray
     tails: tuple[_Tail, ...]
 
@@ -278,54 +282,43 @@ class _Bounded:
 
 
 @dataclass(frozen=True, eq=False)
-class _Stratum:
-    """Reference events of one kind, by falling r, with cumulated sums of the powers 0 to 2 of 1/r."""
+class _Tail:
+    """``E_q[(1 - t / r)_+]`` for every t, from reference events of both kinds together.
 
-    share: float
+    An event of the pool stands for q with weight ``q / (a p_b + (1 - a) p_s)``, a the share of background events in the pool:
+    the tail, where r is large, is filled by the events of the signal.
+    """
+
+    size: int
     log_r: FloatArray
     sums: FloatArray
-
-    @classmethod
-    def of(cls, share: float, log_r: FloatArray) -> _Stratum:
-        falling = -np.sort(-log_r)
-        inverse = np.exp(-falling)
-        return cls(share, falling, np.cumsum([np.ones_like(inverse), inverse, inverse**2], axis=1))
-
-    def above(self, t: float) -> tuple[float, float]:
-        """Share of ``E[(1 - t / r)_+]`` and its variance."""
-        n = self.log_r.size
-        k = int(np.searchsorted(-self.log_r, -math.log(t), side="right"))
-        if k == 0:
-            return 0.0, (self.share / n) ** 2
-        ones, first, second = (float(x) for x in self.sums[:, k - 1] / n)
-        mean = ones - t * first
-        square = ones - 2.0 * t * first + t**2 * second
-        return self.share * mean, self.share**2 * max(square - mean**2, 1.0 / n) / n
-
-
-@dataclass(frozen=True, eq=False)
-class _Tail:
-    """``E_q[(1 - t / r)_+]`` for every t, from reference events of both kinds."""
-
-    strata: tuple[_Stratum, ...]
+    """Cumulated sums over events with larger r: the weight over r^0 and r^1, and its square over r^0, r^1 and r^2."""
 
     @classmethod
     def of(cls, w: float, reference: RatioReference, null: int) -> _Tail:
         nulls_b, nulls_s = reference.background_nulls, reference.signal_nulls
         if nulls_b is None or nulls_s is None or null >= min(len(nulls_b), len(nulls_s)):
             raise OptionError(f"the references have no null density {null}")
-        parts = ((1.0 - w, reference.background, nulls_b[null]), (w, reference.signal, nulls_s[null]))
-        return cls(
-            tuple(
-                _Stratum.of(share, np.logaddexp(math.log1p(-w), math.log(w) + ratio) - other)
-                for share, ratio, other in parts
-            )
-        )
+        ratio = np.concatenate([reference.background, reference.signal])
+        share = reference.background.size / ratio.size
+        log_q = np.logaddexp(math.log1p(-w), math.log(w) + ratio)
+        log_r = log_q - np.concatenate([nulls_b[null], nulls_s[null]])
+        weight = np.exp(log_q - np.logaddexp(math.log(share), math.log1p(-share) + ratio))
+        order = np.argsort(-log_r)
+        log_r, weight = log_r[order], weight[order]
+        inverse = np.exp(-log_r)
+        terms = [weight, weight * inverse, weight**2, weight**2 * inverse, (weight * inverse) ** 2]
+        return cls(ratio.size, log_r, np.cumsum(terms, axis=1))
 
     def above(self, t: float) -> tuple[float, float]:
         """The expectation and its Monte Carlo standard deviation."""
-        values, variances = zip(*(stratum.above(t) for stratum in self.strata), strict=True)
-        return sum(values), math.sqrt(sum(variances))
+        k = int(np.searchsorted(-self.log_r, -math.log(t), side="right"))
+        if k == 0:
+            return 0.0, 1.0 / self.size
+        one, first, square, mixed, second = (float(x) for x in self.sums[:, k - 1] / self.size)
+        mean = one - t * first
+        variance = square - 2.0 * t * mixed + t**2 * second - mean**2
+        return mean, math.sqrt(max(variance / self.size, 0.0)) + 1.0 / self.size**1.5
 
     def cap(self, w: float) -> float:
         """The c of the head of this module, lowered by the Monte Carlo error; 1 at least, where nothing can be gained."""
@@ -336,7 +329,7 @@ class _Tail:
 
         if surplus(1.0) <= 0.0:
             return 1.0
-        top = math.exp(max(float(stratum.log_r[0]) for stratum in self.strata)) / (1.0 - w)
+        top = math.exp(float(self.log_r[0])) / (1.0 - w)
         return float(brentq(surplus, 1.0, top, xtol=1e-9, rtol=1e-9)) if surplus(top) < 0.0 else top
 
 

@@ -142,7 +142,7 @@ def draw_score(score: FloatArray, fold: IntArray, log_e: Sequence[float], ax: Ax
     """
     artists: Artists = {"curves": []}
     finite = score[np.isfinite(score)]
-    low, high = np.quantile(finite, 0.2), float(finite.max())
+    low, high = max(float(np.quantile(finite, 0.2)), -10.0), float(finite.max())
     top = 1.0
     for k, log in enumerate(log_e):
         values = -np.sort(-score[fold == k])

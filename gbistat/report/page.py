@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gbistat import __version__, extras
 from gbistat.errors import OutputError
 from gbistat.report.files import write_text
+from gbistat.report.learned_section import learned_signal_section
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["render_page", "write_page"]
 
-DOCUMENTS = ("diagnostics", "limits", "fit", "compare", "coverage")
+DOCUMENTS = ("diagnostics", "limits", "fit", "compare", "coverage", "learned_signal")
 TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 CAPTIONS = {
     "weights": "Weights of data and of generated events.",
@@ -36,6 +37,7 @@ CAPTIONS = {
     "profile": "Profile likelihood.",
     "cls": "CLs against the signal strength.",
     "comparison": "Limits, unbinned and binned.",
+    "signal_score": "Events above a log ratio, for the folds of a signal learned from the data.",
 }
 
 TEMPLATE = """<!doctype html>
@@ -99,6 +101,7 @@ pre { overflow-x: auto; font-size: .75rem; background: #f6f6f8; padding: .6rem; 
 </table></div>
 {% for warning in result.warnings %}<p class="warning">{{ warning }}</p>{% endfor %}
 {% endfor %}
+{% for section in sections %}{{ section | safe }}{% endfor %}
 {% if figures %}<h2>Figures</h2>
 <div class="figures">{% for figure in figures %}<figure><img alt="{{ figure.name }}" src="{{ figure.source }}">
 <figcaption>{{ figure.caption }}</figcaption></figure>{% endfor %}</div>{% endif %}
@@ -157,6 +160,7 @@ def render_page(directory: Path) -> str:
         title=f"gbistat: {model.get('name') or directory.name}",
         diagnostics=documents.get("diagnostics"),
         results=[entry for name in ("limits", "fit", "compare") for entry in _results(name, documents.get(name))],
+        sections=[learned_signal_section(learned, directory)] if (learned := documents.get("learned_signal")) else [],
         figures=figures,
         provenance=_provenance(documents),
         documents=[(f"{name}.json", json.dumps(content, indent=1)) for name, content in documents.items()],
@@ -225,6 +229,8 @@ def _inline(path: Path) -> str:
 def _caption(stem: str) -> str:
     if stem.startswith("slices_"):
         return f"{stem.removeprefix('slices_')}: all events, and those of the largest and the smallest weights."
+    if stem.startswith("signal_") and stem not in CAPTIONS:
+        return f"{stem.removeprefix('signal_')} of the signal that was found: data weighted with purity, and draws from the networks."
     if stem.startswith("closure_"):
         return f"{stem.removeprefix('closure_')}: do reweighted generated events look like data."
     return CAPTIONS.get(stem, stem.replace("_", " "))

@@ -109,7 +109,14 @@ def _starts(x: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> np.ndarra
 
 
 def em(
-    x: np.ndarray, b: np.ndarray, g: Gaussian, w: float, *, steps: int, total: int | None = None, hold: float | None = None
+    x: np.ndarray,
+    b: np.ndarray,
+    g: Gaussian,
+    w: float,
+    *,
+    steps: int,
+    total: int | None = None,
+    hold: float | None = None,
 ) -> tuple[Gaussian, float]:
     """Expectation maximisation; the covariance is shrunk as if by ten events of width 0.3."""
     n = len(x) if total is None else total
@@ -156,7 +163,9 @@ def _q0(excess: np.ndarray, rest: int = 0) -> np.ndarray:
     return 2.0 * np.maximum(np.log1p(w[:, None] * excess).sum(axis=1) + rest * np.log1p(-w), 0.0)
 
 
-def rule_interval(x: np.ndarray, folds: np.ndarray, net: Learned, drop: float = float(np.log(2.0))) -> tuple[float, float]:
+def rule_interval(
+    x: np.ndarray, folds: np.ndarray, net: Learned, drop: float = float(np.log(2.0))
+) -> tuple[float, float]:
     """Interval of the rule "ln L within ln 2 of its maximum" from one test fold and a training at each of 15 fractions."""
     train, test = x[folds != 0], x[folds == 0]
     b_train, b_test = log_background(train), log_background(test)

@@ -7,7 +7,7 @@ Part (a), exactly known background: 10,000 events, a mass and two features, a na
 lower limits on the fraction, the published one-fold statement with its rule "Delta ln L = ln 2", and q0 of searches that know
 the signal or all but two masses. `--work` keeps finished data sets, and a run goes on where it was stopped.
 
-Part (b), trained flows: folders of trainings written by `trainings.py`, given with `--trainings`.
+Part (b), trained flows on simulated dijets: the folder that `data_sets.py` wrote, given with `--trainings`; alone with `--trained-only`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pathlib import Path
 
 import analytic
 import numpy as np
-from scipy.special import chdtrc, ndtr, ndtri
+import trained
+from scipy.special import chdtrc, ndtr
 
 from gbistat.inference.signal_fraction import (
     RatioReference,
@@ -32,8 +33,12 @@ from gbistat.inference.signal_fraction import (
 from gbistat.inference.split_likelihood import FoldRatios, FractionPrior, discovery_evidence
 
 HERE = Path(__file__).parent
-SIGNALS = (0, 30, 60, 100, 140, 200)
-THRESHOLDS = {"e >= 20": math.log(20.0), "3 sigma": -math.log(float(ndtr(-3.0))), "5 sigma": -math.log(float(ndtr(-5.0)))}
+SIGNALS = (0, 60, 100, 140, 200)
+THRESHOLDS = {
+    "e >= 20": math.log(20.0),
+    "3 sigma": -math.log(float(ndtr(-3.0))),
+    "5 sigma": -math.log(float(ndtr(-5.0))),
+}
 REFERENCE = 20_000
 
 
@@ -119,12 +124,20 @@ def print_analytic(found: dict[int, dict[str, np.ndarray]]) -> dict[str, float]:
     """Tables of part (a), and the numbers that are held to bands."""
     null = found[0]
     n_null = len(null["average"])
-    print(f"(a) known background, {analytic.N_EVENTS} events, {analytic.FOLDS} folds; {n_null} data sets without signal")
+    print(
+        f"(a) known background, {analytic.N_EVENTS} events, {analytic.FOLDS} folds; {n_null} data sets without signal"
+    )
     print("\nvalidity without signal: share of data sets, at most 5 % allowed")
     for name in ("one fold", "average", "product", "both", "average, trained w"):
-        print(f"  e >= 20, {name:20s} {100 * np.mean(null[name] >= THRESHOLDS['e >= 20']):5.1f} %   mean e {np.exp(null[name]).mean():.2f}")
-    print("\nlower limits at 95 %: share of data sets in which the limit exceeds the truth, and median limit over truth")
-    print("  signal     S/B    any signal: one fold      average       product   | mixtures of networks: average product")
+        print(
+            f"  e >= 20, {name:20s} {100 * np.mean(null[name] >= THRESHOLDS['e >= 20']):5.1f} %   mean e {np.exp(null[name]).mean():.2f}"
+        )
+    print(
+        "\nlower limits at 95 %: share of data sets in which the limit exceeds the truth, and median limit over truth"
+    )
+    print(
+        "  signal     S/B    any signal: one fold      average       product   | mixtures of networks: average product"
+    )
     worst = 0.0
     for s, rows in found.items():
         cells = []
@@ -135,8 +148,12 @@ def print_analytic(found: dict[int, dict[str, np.ndarray]]) -> dict[str, float]:
             ratio = np.median(rows[name]) / s * analytic.N_EVENTS if s else math.nan
             cells.append(f"{above:4.1f} % {ratio:5.2f}")
         print(f"  {s:6d} {100 * s / (analytic.N_EVENTS - s):6.2f} %  " + "    ".join(cells))
-    print("\npower [%]: e >= 20, and p <= that of 3 and 5 sigma; q0 with the global p-value of its own search at the same levels")
-    print(f"  signal     S/B   {'supervised q0':>17s} {'q0, masses free':>17s} {'one fold':>17s} {'average':>17s} {'product':>17s} {'both':>17s}   median ln e: one fold, average, product")
+    print(
+        "\npower [%]: e >= 20, and p <= that of 3 and 5 sigma; q0 with the global p-value of its own search at the same levels"
+    )
+    print(
+        f"  signal     S/B   {'supervised q0':>17s} {'q0, masses free':>17s} {'one fold':>17s} {'average':>17s} {'product':>17s} {'both':>17s}   median ln e: one fold, average, product"
+    )
     gains = {}
     for s, rows in found.items():
         supervised = 0.5 * chdtrc(1, rows["supervised"])
@@ -148,8 +165,15 @@ def print_analytic(found: dict[int, dict[str, np.ndarray]]) -> dict[str, float]:
         cells = ["/".join(f"{100 * np.mean(v <= math.exp(-t)):.0f}" for t in THRESHOLDS.values()) for v in p.values()]
         medians = [float(np.median(rows[name])) for name in ("one fold", "average", "product")]
         gains[s] = medians
-        print(f"  {s:6d} {100 * s / (analytic.N_EVENTS - s):6.2f} % " + " ".join(f"{c:>17s}" for c in cells) + "   " + "  ".join(f"{m:6.1f}" for m in medians))
-    print("\nfraction: median fitted beside the networks, cross-fit estimate for the learned density, its error, one fold's error over it,")
+        print(
+            f"  {s:6d} {100 * s / (analytic.N_EVENTS - s):6.2f} % "
+            + " ".join(f"{c:>17s}" for c in cells)
+            + "   "
+            + "  ".join(f"{m:6.1f}" for m in medians)
+        )
+    print(
+        "\nfraction: median fitted beside the networks, cross-fit estimate for the learned density, its error, one fold's error over it,"
+    )
     print("and how often Delta ln L = ln 2 in one fold ('95 %') holds the truth")
     ratios, coverage = [], {}
     for s, rows in found.items():
@@ -166,7 +190,8 @@ def print_analytic(found: dict[int, dict[str, np.ndarray]]) -> dict[str, float]:
         )
     top = max(found)
     return {
-        "largest P(e >= 20) [%]": 100 * max(float(np.mean(null[n] >= THRESHOLDS["e >= 20"])) for n in ("average", "product")),
+        "largest P(e >= 20) [%]": 100
+        * max(float(np.mean(null[n] >= THRESHOLDS["e >= 20"])) for n in ("average", "product")),
         "largest P(limit > truth) [%]": worst,
         "ln e, product over one fold": gains[top][2] / gains[top][0],
         "one-fold error over cross-fit error": float(np.mean(ratios)) if ratios else math.nan,
@@ -181,17 +206,27 @@ def main() -> int:
     parser.add_argument("--nulls", type=int, default=200)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--trainings", type=Path)
+    parser.add_argument("--trained-only", action="store_true", help="leave out part (a)")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     sets, nulls, signals = (2, 4, (0, 200)) if options.quick else (options.sets, options.nulls, SIGNALS)
     if options.work is not None:
         options.work.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    numbers = print_analytic(collect(sets, nulls, signals, options.work))
+    numbers: dict[str, float] = {}
+    if not options.trained_only:
+        numbers = print_analytic(collect(sets, nulls, signals, options.work))
     print(f"\n{time.perf_counter() - began:.0f} s")
+    if options.trainings is not None:
+        kept = None if options.work is None else options.work / "trained"
+        if kept is not None:
+            kept.mkdir(exist_ok=True)
+        numbers |= trained.print_trained(trained.read_all(options.trainings, kept))
     expected = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
     bad = []
     for name, (low, high) in expected["quick" if options.quick else "full"].items():
+        if name not in numbers:
+            continue
         inside = low <= numbers[name] <= high
         print(f"{'ok ' if inside else 'BAD'} {name}: {numbers[name]:.3g} in [{low:g}, {high:g}]")
         bad += [] if inside else [name]
