@@ -60,7 +60,7 @@ class DiagnoseRequest:
     classifier : ClassifierOptions
         The classifier.
     folds, permutations : int
-        Of the cross-fit, of the labels.
+        Of the events: each fold but the first is asked about by classifiers trained on those before; of the labels.
     nplm_permutations : int
         0 for no NPLM.
     null_run : bool
@@ -80,7 +80,7 @@ class DiagnoseRequest:
     trained_on: Path | None = None
     unblind: bool = False
     classifier: ClassifierOptions = field(default_factory=ClassifierOptions)
-    folds: int = 3
+    folds: int = 4
     permutations: int = 999
     nplm_permutations: int = 999
     null_run: bool = True

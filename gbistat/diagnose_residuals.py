@@ -15,7 +15,7 @@ from gbistat.diagnostics.residual import Residual
 from gbistat.diagnostics.roc import area_under_roc
 from gbistat.diagnostics.weights import Scores
 from gbistat.errors import EventsError
-from gbistat.training.classifiers import cross_fit
+from gbistat.training.classifiers import forward_fit
 
 if TYPE_CHECKING:
     from gbistat.data.events import Events
@@ -68,9 +68,9 @@ def residual_checks(
     inputs = np.concatenate([np.column_stack([e.mass, e.matrix(e.names)]) for e in (first, second)])
     label, pair = np.arange(2 * rows.size) < rows.size, np.tile(np.arange(rows.size), 2)
     fold = assign_folds(pair, request.folds, rng=rng)
-    fitted = cross_fit(inputs, label, fold, rng=rng, options=request.classifier)
-    scores = Scores(fitted.logit, label, fold=fold)
-    test = permutation_test(scores, rng=rng, permutations=request.permutations, pair=pair)
+    fitted = forward_fit(inputs, label, fold, rng=rng, options=request.classifier)
+    scores = Scores(fitted.logit, label[fitted.rows], fold=fitted.fold)
+    test = permutation_test(scores, rng=rng, permutations=request.permutations, pair=pair[fitted.rows])
     profiled = None
     if request.nplm_permutations:
         few, options = nplm_sizes(n, request.nplm_permutations)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,7 @@ from gbistat.report.files import check_writable, write_text
 from gbistat.terms.certificates import attach_certificate
 from gbistat.terms.store import load_model
 from gbistat.terms.tilted import save_tilted
-from gbistat.training.classifiers import cross_fit
+from gbistat.training.classifiers import forward_fit
 from gbistat.training.tilt import train_tilt
 
 if TYPE_CHECKING:
@@ -140,35 +141,38 @@ def diagnose_samples(
         raise EventsError(
             f"{len(data)} data and {len(generated)} generated events: give at least {SMALLEST // 2} pairs"
         )
-    classified, matrix, observables = _classify(data, generated, request, rng, steps, "classifiers")
-    report, overfitting, stability = classified
+    classified = _classify(data, generated, request, rng, steps, "classifiers")
+    report = classified.report
+    matrices = data.matrix(data.names), generated.matrix(data.names)
     null = None
     if request.null_run:
         half = rng.permutation(len(data))
         order = half[np.argsort(data.mass[half[: len(half) // 2 * 2]], kind="stable")]
         # Neighbours in the mass are pairs, one of each half.
-        (null, _, _), _, _ = _classify(
+        null = _classify(
             data.select(order[::2][: len(order) // 2]),
             data.select(order[1::2]),
             request,
             rng,
             steps,
             "truth against truth",
-        )
-    label = report.scores.is_data
+        ).report
+    # Events that classifiers were asked about, in the order of the scores.
+    tested, partners = data.select(classified.pairs), generated.select(classified.pairs)
     nplm = None
     if request.nplm_permutations:
         with steps("NPLM"):
             few, nplm_options = nplm_sizes(len(data), request.nplm_permutations)
-            nplm = nplm_test(matrix[label][:few], matrix[~label], rng=rng, options=nplm_options)
+            chosen = tested.matrix(data.names)[:few]
+            nplm = nplm_test(chosen, matrices[1], rng=rng, options=nplm_options)
     with steps("distances"):
-        card = scorecard(matrix[label], matrix[~label], rng=rng, options=ScorecardOptions(permutations=199))
+        card = scorecard(*matrices, rng=rng, options=ScorecardOptions(permutations=199))
     impact, pooled, power = None, None, None
     statement = IN_THE_WINDOW if request.unblind else None
     if log_ratios is not None:
         with steps("bias of mu"):
             n = float(n_background or len(data))
-            impact, pooled, power = _impact(data.mass, log_ratios, n, report, window, request, rng)
+            impact, pooled, power = _impact(data.mass, log_ratios, n, classified, window, request, rng)
             statement = impact.statement(request.verdict.tolerance)
     p_values = [report.permutations.p_global, *([] if nplm is None else [nplm.p_value])]
     p_global = min(1.0, len(p_values) * min(p_values))
@@ -184,7 +188,7 @@ def diagnose_samples(
     # Also where the weights are in doubt: whether they cover the difference is what this asks.
     if verdict.detected and np.all(np.isfinite(report.scores.log_weight)):
         with steps("what is left after reweighting"):
-            residual = residual_checks(data, generated, report.scores.log_weight, request, rng=rng)
+            residual = residual_checks(tested, partners, report.scores.log_weight, request, rng=rng)
     settings = {
         "version": __version__,
         "seed": request.seed,
@@ -209,8 +213,8 @@ def diagnose_samples(
         window=window,
         classifier=report,
         null=null,
-        overfitting=overfitting,
-        stability=stability,
+        overfitting=classified.overfitting,
+        stability=classified.stability,
         nplm=nplm,
         card=card,
         impact=impact,
@@ -219,10 +223,10 @@ def diagnose_samples(
         statement=statement,
         verdict=verdict,
         settings=settings,
-        pulls=_pulls(member_log_prob, report),
+        pulls=None if member_log_prob is None else _pulls(member_log_prob[:, classified.pairs], report),
         residual=residual,
-        observables=observables,
-        units={name: data.units[name] for name in observables},
+        observables=classified.observables,
+        units={name: data.units[name] for name in classified.observables},
     )
 
 
@@ -300,6 +304,17 @@ def export_tilt(
     return attach_certificate(model, certificate.short(), to_text(certificate.to_dict()).encode())
 
 
+@dataclass(frozen=True, eq=False)
+class _Classified:
+    """What classifiers say about the pairs of events that they were asked about."""
+
+    report: ClassifierReport
+    overfitting: Overfitting
+    stability: EnsembleStability | None
+    pairs: IntArray
+    observables: dict[str, FloatArray]
+
+
 def _classify(
     data: Events,
     generated: Events,
@@ -307,8 +322,8 @@ def _classify(
     rng: np.random.Generator,
     steps: Steps,
     title: str,
-) -> tuple[tuple[ClassifierReport, Overfitting, EnsembleStability | None], FloatArray, dict[str, FloatArray]]:
-    """Cross-fitted classifiers on pairs of events, and all that follows from their scores."""
+) -> _Classified:
+    """Classifiers trained on earlier folds of pairs of events, and all that follows from their scores."""
     names = tuple(data.names)
     n = len(data)
     matrix = np.concatenate([data.matrix(names), generated.matrix(names)])
@@ -317,31 +332,32 @@ def _classify(
     pair = np.tile(np.arange(n), 2)
     fold = assign_folds(pair, request.folds, rng=rng)
     with steps(title):
-        fitted = cross_fit(np.column_stack([mass, matrix]), label, fold, rng=rng, options=request.classifier)
-    scores = Scores(fitted.logit, label, fold=fold)
+        fitted = forward_fit(np.column_stack([mass, matrix]), label, fold, rng=rng, options=request.classifier)
+    asked = fitted.rows
+    scores = Scores(fitted.logit, label[asked], fold=fitted.fold)
     train = Scores(fitted.train_logit, label[fitted.train_rows], fold=fitted.train_fold)
     overfitting = compare_with_training(train, scores)
     stability = ensemble_stability(fitted.member_logit) if request.classifier.members > 1 else None
-    observables = {data.mass_name: mass} | dict(zip(names, matrix.T, strict=True))
+    observables = {data.mass_name: mass[asked]} | dict(zip(names, matrix[asked].T, strict=True))
     with steps(f"{title}: permutations"):
         report = classifier_report(
             scores,
             {name: values for name, values in observables.items() if name != data.mass_name},
             rng=rng,
             permutations=request.permutations,
-            pair=pair,
+            pair=pair[asked],
             overfitting=overfitting,
             stability=stability,
             level=request.verdict.level,
         )
-    return (report, overfitting, stability), matrix, observables
+    return _Classified(report, overfitting, stability, pair[asked[label[asked]]], observables)
 
 
 def _impact(
     mass: FloatArray,
     log_ratios: tuple[FloatArray, FloatArray],
     n_background: float,
-    report: ClassifierReport,
+    classified: _Classified,
     window: tuple[float, float] | None,
     request: DiagnoseRequest,
     rng: np.random.Generator,
@@ -350,9 +366,14 @@ def _impact(
     n = mass.size
     score = signal_score(np.concatenate([log_ratios[1], log_ratios[0]]), n_background=n_background)
     generated, data = score[:n], score[n:]
-    usable = not report.faults and np.all(np.isfinite(report.scores.generated))
-    log_weight = report.scores.generated if usable else None
-    impact = projected_bias(data, generated, n_background=n_background, log_weight=log_weight)
+    impact = projected_bias(data, generated, n_background=n_background)
+    report, rows = classified.report, classified.pairs
+    if not report.faults and np.all(np.isfinite(report.scores.generated)):
+        # Weights are known of the events that classifiers were asked about.
+        weighted = projected_bias(
+            data[rows], generated[rows], n_background=n_background, log_weight=report.scores.generated
+        )
+        impact = replace(impact, bias_from_weights=weighted.bias_from_weights, universal_bound=weighted.universal_bound)
     pooled = None
     if window is not None and n >= 50 * PSEUDO_WINDOWS:
         order = pseudo_windows(mass, 0.5 * sum(window))
@@ -385,9 +406,9 @@ def pseudo_windows(mass: FloatArray, centre: float) -> list[IntArray]:
     return [rows for rows in parts if rows.size >= SMALLEST_WINDOW]
 
 
-def _pulls(member_log_prob: FloatArray | None, report: ClassifierReport) -> Pulls | None:
-    """Pulls of the generator's ensemble, where it has one and all weights are finite."""
+def _pulls(member_log_prob: FloatArray, report: ClassifierReport) -> Pulls | None:
+    """Pulls of the generator's ensemble, where all weights are finite."""
     log_weight = report.scores.generated
-    if member_log_prob is None or not np.all(np.isfinite(log_weight)) or not np.all(np.isfinite(member_log_prob)):
+    if not np.all(np.isfinite(log_weight)) or not np.all(np.isfinite(member_log_prob)):
         return None
     return generator_pulls(member_log_prob, log_weight)

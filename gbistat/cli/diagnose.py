@@ -35,7 +35,9 @@ __all__ = ["diagnose_command", "report_command"]
 @click.option(
     "--members", type=click.IntRange(min=1), default=3, show_default=True, help="Classifiers in the ensemble."
 )
-@click.option("--folds", type=click.IntRange(min=2), default=3, show_default=True, help="Folds of the cross-fit.")
+@click.option(
+    "--folds", type=click.IntRange(min=2), default=4, show_default=True, help="Folds; classifiers see those before."
+)
 @click.option("--permutations", type=int, default=999, show_default=True, help="Of the labels.")
 @click.option(
     "--nplm-permutations", type=click.IntRange(min=0), default=999, show_default=True, help="Of NPLM; 0 leaves it out."

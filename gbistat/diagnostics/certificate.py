@@ -201,7 +201,7 @@ def classifier_report(
         modes,
         tuple(_faults(scores, calibration, modes, overfitting, stability, test.p_global < level)),
         tuple(notes),
-        find_rules(observables, scores, rng=rng.spawn(1)[0]),
+        find_rules(observables, scores),
     )
 
 

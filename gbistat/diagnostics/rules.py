@@ -1,7 +1,8 @@
 r"""A rule in words for where data and generated events differ: a shallow regression tree of ln w on the observables.
 
-The tree is grown on one half of the events and its leaves are counted on the other half, so that the p-value of a leaf is a plain
-hypergeometric one, times the number of leaves. Unlike `gbistat.diagnostics.regions` a leaf may be a box in up to three observables.
+The tree knows ln w and no labels, and the classifiers knew only labels of events before the last fold: in the last fold, where leaves are
+counted, labels are exchangeable, and the p-value of a leaf is a plain hypergeometric one, times the number of leaves. Unlike
+`gbistat.diagnostics.regions` a leaf may be a box in up to three observables.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ class Rule:
     observables : tuple of str
         That the conditions are on, each once.
     mean_log_weight : float
-        Mean of ln w on the events that grew the tree, cut off at -5 and 5.
+        Mean of ln w in the leaf, cut off at -5 and 5.
     n_data, n_generated : int
-        Events of the other half in the leaf.
+        Events of the last fold in the leaf.
     p_value : float
         That so unequal shares come by chance, for any of the leaves.
     """
@@ -75,24 +76,21 @@ def find_rules(
     observables: Mapping[str, FloatArray],
     scores: Scores,
     *,
-    rng: np.random.Generator,
     depth: int = 3,
     smallest: int = 50,
 ) -> tuple[Rule, ...]:
-    """Grow a tree of ln w on half of the events and count its leaves on the other half.
+    """Grow a tree of ln w on all events and count its leaves on those of the last fold.
 
     Parameters
     ----------
     observables : mapping of str to array of shape (n,)
         Values in the order of the scores, finite.
     scores : Scores
-        Of test events.
-    rng : numpy.random.Generator
-        Splits the events.
+        Of test events, from one classifier, or from classifiers trained on earlier folds (`forward_fit`).
     depth : int, default 3
         Conditions in a rule, at most.
     smallest : int, default 50
-        Events that a leaf must have of those that grow the tree.
+        Events that a leaf must have.
 
     Returns
     -------
@@ -117,11 +115,10 @@ def find_rules(
                 f"observable {name!r} does not fit {n} scores, or is not finite; remove it or these events"
             )
     target = np.clip(scores.log_weight, -LARGEST, LARGEST)
-    order = rng.permutation(n)
-    leaves = [_Leaf(order[: n // 2], order[n // 2 :], {})]
+    counted = np.flatnonzero(scores.fold == scores.fold.max())
+    leaves = [_Leaf(np.arange(n), counted, {})]
     for _ in range(depth):
         leaves = [part for leaf in leaves for part in _split(leaf, observables, target, smallest)]
-    counted = order[n // 2 :]
     total, n_data = counted.size, int(scores.is_data[counted].sum())
     rules = []
     for leaf in leaves:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import kstest, norm
 
 from gbistat.diagnostics.calibration import calibrate
 from gbistat.diagnostics.evidence import log_score
@@ -17,9 +17,10 @@ from gbistat.diagnostics.permutations import permutation_test
 from gbistat.diagnostics.roc import area_under_roc
 from gbistat.diagnostics.weights import Scores
 from gbistat.errors import EventsError, OptionError
+from gbistat.training import classifiers
 from gbistat.training.argos import argos, best_epochs
 from gbistat.training.classifier_network import NetworkOptions
-from gbistat.training.classifiers import ClassifierOptions, cross_fit, train_once
+from gbistat.training.classifiers import ClassifierOptions, cross_fit, forward_fit, train_once
 from gbistat.training.nplm_network import NplmNetworkOptions, nplm_network
 
 pytest.importorskip("sklearn", reason="needs the extra 'train'")
@@ -174,3 +175,50 @@ def test_argos_without_signal_is_noise():
     with pytest.raises(EventsError, match="NaN"):
         argos(np.full(30, np.nan), np.ones(30))
     assert best_epochs([3.0, 1.0, 2.0], count=2) == [0, 2]
+
+
+def discriminant(inputs, is_data, ask, *, rng, options):
+    """Fisher's linear discriminant in place of trees: thousands of trainings in seconds."""
+    first, second = inputs[is_data].mean(axis=0), inputs[~is_data].mean(axis=0)
+    slope = np.linalg.solve(np.cov(inputs.T), first - second)
+    return ((ask - 0.5 * (first + second)) @ slope)[None]
+
+
+def test_p_values_are_uniform_where_classifiers_see_earlier_folds_only(monkeypatch):
+    # 200 nulls of 3 tested folds, Kolmogorov-Smirnov at 1 % and binomial bands of 3 errors: false alarm in 50.
+    monkeypatch.setattr(classifiers, "train_once", discriminant)
+    rng = np.random.default_rng(8)
+    p = {"forward": [], "crossed": []}
+    for _ in range(200):
+        x, label, pair = rng.normal(size=(800, 8)), np.arange(800) < 400, np.tile(np.arange(400), 2)
+        fold = assign_folds(pair, 4, rng=rng)
+        found = forward_fit(x, label, fold, rng=rng)
+        scores = Scores(found.logit, label[found.rows], fold=found.fold)
+        test = permutation_test(scores, rng=rng, permutations=99, pair=pair[found.rows])
+        p["forward"].append([test.p_global, test["log_score"].p_value, test["auc"].p_value])
+        crossed = Scores(cross_fit(x, label, fold, rng=rng).logit, label, fold=fold)
+        p["crossed"].append([permutation_test(crossed, rng=rng, permutations=99, pair=pair)["auc"].p_value])
+    for values in np.array(p["forward"]).T:
+        assert kstest(values, "uniform").pvalue > 0.003
+        assert np.mean(values <= 0.05) < 0.05 + 3 * math.sqrt(0.0475 / 200)
+    # What labels permuted under cross-fitted scores would do.
+    assert np.mean(np.array(p["crossed"]) <= 0.05) > 0.12
+
+
+def test_forward_fits_ask_about_later_folds():
+    rng = np.random.default_rng(2)
+    x, label = rng.normal(size=(1500, 3)), rng.random(1500) < 0.5
+    fold = assign_folds(np.arange(1500), 3, rng=rng)
+    options = ClassifierOptions(members=2, smallest_leaf=5, leaves=31, trees=40, learning_rate=0.2)
+    found = forward_fit(x, label, fold, rng=rng, options=options)
+    assert np.array_equal(found.rows, np.flatnonzero(fold > 0))
+    assert np.array_equal(found.fold, fold[found.rows])
+    assert found.member_logit.shape == (2, 1000)
+    assert np.all(np.isfinite(found.logit))
+    # Those of fold 1 were trained on fold 0, those of fold 2 on both; labels are noise, so only training events are known.
+    for k in (1, 2):
+        trained = found.train_rows[found.train_fold == k]
+        assert np.array_equal(np.sort(trained), np.flatnonzero(fold < k))
+        known = Scores(found.train_logit[found.train_fold == k], label[trained])
+        assert area_under_roc(known).value > 0.6
+    assert abs(area_under_roc(Scores(found.logit, label[found.rows], fold=found.fold)).pull) < 4
