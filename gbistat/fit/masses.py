@@ -20,7 +20,7 @@ from gbistat.likelihood.modes import DecayModes
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.parameters import Parameter
 from gbistat.likelihood.reference import reference_from_pool
-from gbistat.likelihood.surface import grid_of
+from gbistat.likelihood.surface import RatioSurface, grid_of
 from gbistat.likelihood.tilt import log_density_ratio
 
 if TYPE_CHECKING:
@@ -30,13 +30,15 @@ if TYPE_CHECKING:
     from gbistat.fit.basins import Basin, Interpolation
     from gbistat.fit.build import Analysis
     from gbistat.fit.plane import PlaneSearch
+    from gbistat.likelihood.constraints import Constraint
     from gbistat.likelihood.kappa import Kappa
     from gbistat.likelihood.model import Model
     from gbistat.likelihood.surface import ThetaGrid
     from gbistat.terms.model_spec import ParameterSpec
     from gbistat.terms.network import NetworkTerm
+    from gbistat.typing import FloatArray
 
-__all__ = ["FreeMasses", "free_masses", "with_free_masses", "with_held_masses"]
+__all__ = ["FreeMasses", "free_masses", "with_free_masses", "with_held_masses", "with_other_events"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +188,7 @@ def with_free_masses(
     made = [normalised_surface(one, grid, pool, base) for one in terms]
     (surface, kappa), second = made[0], made[-1][1] if fraction is not None else None
     factor = surface if fraction is None else DecayModes(surface, made[1][0], fraction)
-    data_base, poi = log_density_ratio(model, events), model.parameter(model.poi)
+    poi = model.parameter(model.poi)
     bounded = dataclasses.replace(poi, low=max(poi.low, 0.0), start=max(poi.start, 0.0))
     masses = [_parameter(name, axis, declared.get(name)) for name, axis in zip(grid.names, grid.axes, strict=True)]
     model = dataclasses.replace(
@@ -202,19 +204,15 @@ def with_free_masses(
         ),
         constraints=(*model.constraints, *_constraint(fraction, declared)),
     )
-    best, search = global_fit(ExtendedUnbinnedNLL(model, events), grid.names, grid.axes, fraction=fraction)
-    lattices = [Lattice(one, events, data_base) for one, _ in made]
-    basins, interpolation = refine_minima(model, events, search, lattices)
-    best = basins[0].best if basins else best
-    start = {name: best.value(name) for name in (*grid.names, *([] if fraction is None else [fraction]))}
-    parameters = tuple(
-        dataclasses.replace(p, start=start[p.name]) if p.name in start and not p.fixed else p for p in model.parameters
-    )
-    model = dataclasses.replace(model, parameters=parameters)
+    found = _search(model, events, grid, factor, fraction)
+    model = found.model
+    # The means over reference events are as right as the weights that these have, and those come from the ratio as it was exported.
+    own = [one.metadata.log_kappa.sigma for one in terms if one.metadata.log_kappa is not None]
+    other_sigma = math.hypot(other_sigma, max(own, default=0.0)) if pool.weights is not None else other_sigma
     known = FreeMasses(
         grid,
         kappa,
-        search,
+        found.search,
         0.0,
         model,
         pool,
@@ -223,10 +221,103 @@ def with_free_masses(
         tuple(profiled),
         fraction,
         second,
-        basins,
-        interpolation,
+        found.basins,
+        found.interpolation,
     )
-    return model, dataclasses.replace(known, kappa_sigma=known.sigma(start))
+    return model, dataclasses.replace(known, kappa_sigma=known.sigma(_starts(model)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    model: Model
+    search: PlaneSearch
+    basins: tuple[Basin, ...]
+    interpolation: Interpolation | None
+
+
+def _search(
+    model: Model, events: Events, grid: ThetaGrid, factor: RatioSurface | DecayModes, fraction: str | None
+) -> _Found:
+    """Global search, fine nodes around the minima, and the model that starts in the lowest."""
+    surfaces = [factor] if isinstance(factor, RatioSurface) else [factor.first, factor.second]
+    base = _mass_ratio(model, factor, events)
+    best, search = global_fit(ExtendedUnbinnedNLL(model, events), grid.names, grid.axes, fraction=fraction)
+    lattices = [Lattice(one, events, base) for one in surfaces if isinstance(one, RatioSurface)]
+    basins, interpolation = refine_minima(model, events, search, lattices)
+    best = basins[0].best if basins else best
+    # Where the strength is 0 the masses mean nothing: a fit that began there would end anywhere.
+    moving = {model.poi, *grid.names, fraction}
+    parameters = tuple(
+        dataclasses.replace(p, start=best.value(p.name)) if p.name in moving and not p.fixed else p
+        for p in model.parameters
+    )
+    return _Found(dataclasses.replace(model, parameters=parameters), search, basins, interpolation)
+
+
+def _mass_ratio(model: Model, factor: RatioSurface | DecayModes, events: Events) -> FloatArray:
+    """Log ratio of the densities at the start values without the ratio whose masses are free, shape (n,)."""
+    start = _starts(model)
+    total = np.zeros(len(events))
+    for component in model.components:
+        sign = 1.0 if component.name == model.signal else -1.0
+        for item in component.factors:
+            if item is not factor:
+                values = np.array([start[name] for name in item.parameters])
+                total += sign * item.prepare(events).log_prob(values)
+    return total
+
+
+def _starts(model: Model) -> dict[str, float]:
+    return {parameter.name: parameter.start for parameter in model.parameters}
+
+
+def with_other_events(analysis: Analysis, events: Events, constraints: Sequence[Constraint] | None = None) -> Analysis:
+    """Same model on other events of the window, searched anew: for toys. The normalisation of the ratio stays.
+
+    Parameters
+    ----------
+    analysis : Analysis
+        With free masses.
+    events : Events
+        Events in the window.
+    constraints : sequence of Constraint, optional
+        Auxiliary measurements of these data, in place of those of the model before nuisances that depend on the masses
+        (``analysis.masses.model.constraints``).
+
+    Raises
+    ------
+    ModelError
+        If the signal of the analysis depends on no masses.
+    FitFailed
+        If the fit without signal is not valid.
+    """
+    known = analysis.masses
+    if known is None:
+        raise ModelError("the signal of this model does not depend on masses")
+    model = known.model
+    if constraints is not None:
+        model = dataclasses.replace(model, constraints=tuple(constraints))
+    moving = [f for f in model.component(model.signal).factors if isinstance(f, (RatioSurface, DecayModes))]
+    found = _search(model, events, known.grid, moving[0], known.fraction)
+    known = dataclasses.replace(
+        known, model=found.model, search=found.search, basins=found.basins, interpolation=found.interpolation
+    )
+    sigma = known.sigma(_starts(found.model))
+    known = dataclasses.replace(known, kappa_sigma=sigma)
+    model, size = _with_nuisances(known, found.model, sigma)
+    nll = ExtendedUnbinnedNLL(model, events)
+    return dataclasses.replace(
+        analysis, model=model, nll=nll, events=events, reference=None, spurious_signal=size, masses=known
+    )
+
+
+def _with_nuisances(known: FreeMasses, model: Model, sigma: float) -> tuple[Model, float]:
+    """Nuisance parameters whose effect depends on where the masses are, and the spurious signal of one sigma."""
+    if known.profiled:
+        model = with_ensembles(model, known.profiled, known.pool)
+    if sigma > 0 or known.spurious:
+        return with_spurious_signal(model, known.pool, sigma, known.spurious)
+    return model, 0.0
 
 
 def free_masses(analysis: Analysis) -> tuple[str, ...]:
@@ -269,12 +360,8 @@ def with_held_masses(analysis: Analysis, values: Mapping[str, float]) -> Analysi
         for p in model.parameters
     )
     model = dataclasses.replace(model, parameters=parameters)
-    at = {parameter.name: parameter.start for parameter in model.parameters}
-    if known.profiled:
-        model = with_ensembles(model, known.profiled, known.pool)
-    size, sigma = 0.0, known.sigma(at)
-    if sigma > 0 or known.spurious:
-        model, size = with_spurious_signal(model, known.pool, sigma, known.spurious)
+    at = _starts(model)
+    model, size = _with_nuisances(known, model, known.sigma(at))
     nll = ExtendedUnbinnedNLL(model, analysis.events)
     reference = reference_from_pool(model, known.pool)
     return dataclasses.replace(analysis, model=model, nll=nll, reference=reference, spurious_signal=size)

@@ -6,9 +6,10 @@ with the network's log ratio l and b the ratio of the mass densities, so that th
 window (the prior-ratio trick of arXiv:2405.08889). A finite number of reference events makes it noisy, and noise of a few per
 cent moves mu by as much as its statistical error: an error :math:`\delta` of :math:`\ln\kappa` moves it by
 :math:`\delta\,\sigma_\mu^2` events. But kappa comes from the training shares and the calibration of one network, which vary slowly, and
-the noise from single events, which is local. So polynomials in the parameters are fitted to the nodes with their full covariance, and
-averaged over their degrees with Akaike weights, so that the error holds what the degree leaves open (K. P. Burnham and
-D. R. Anderson, Model Selection and Multimodel Inference, 2002, section 4.3).
+the noise from single events, which is local. So ln kappa is a polynomial in the parameters, and its degree is chosen by cross-validation over
+reference *events* (T. Hastie, R. Tibshirani and J. Friedman, The Elements of Statistical Learning, 2009, section 7.10, with the rule of one
+standard error): a fold of the events that the polynomial does not know gives :math:`E_b[r]`, which the polynomial's kappa should make 1. Nodes are no
+independent data: the same events stand behind all of them, and criteria that count nodes, such as Akaike's, follow the noise of events.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from scipy.linalg import solve_triangular
 
 from gbistat.errors import ModelError
 from gbistat.likelihood.surface import RatioSurface, node_values
@@ -27,13 +27,14 @@ from gbistat.likelihood.surface import RatioSurface, node_values
 if TYPE_CHECKING:
     from gbistat.data.events import Events
     from gbistat.likelihood.surface import ParametrisedRatio, ThetaGrid
-    from gbistat.typing import FloatArray
+    from gbistat.typing import BoolArray, FloatArray
 
 __all__ = ["Kappa", "normalised_surface", "smooth_kappa"]
 
-MAX_DEGREE = 8
-RIDGE = 1e-4
-"""Share of the largest variance added to the diagonal of the covariance of nodes: neighbours are all but equal."""
+MAX_DEGREE = 4
+FOLDS = 5
+FEWEST = 30.0
+"""Effective number of events from which a node counts: a mean of so skewed a variable over fewer is mostly too small, and says so nowhere."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +52,9 @@ class Kappa:
     effective_size : array of the grid's shape
         ``(sum r)^2 / sum r^2``: reference events that matter at each node.
     degree : int
-        Total degree of the polynomial of the largest weight; -1 where the nodes themselves were taken.
-    chi2 : float
-        Of its fit.
-    ndof : int
-        Degrees of freedom.
+        Total degree of the polynomial; -1 where the nodes themselves were taken.
+    scores : tuple of float
+        By degree: mean over nodes and folds of ``(kappa E_b[r] - 1)^2``, E_b over a fold that the polynomial does not know, in units of its variance.
     """
 
     log_kappa: FloatArray
@@ -64,54 +63,79 @@ class Kappa:
     raw_error: FloatArray
     effective_size: FloatArray
     degree: int
-    chi2: float
-    ndof: int
+    scores: tuple[float, ...] = ()
+
+    @property
+    def few(self) -> BoolArray:
+        """Nodes where so few reference events matter that they do not count."""
+        return self.effective_size < FEWEST
 
 
 def smooth_kappa(
-    grid: ThetaGrid, raw: FloatArray, covariance: FloatArray, *, max_degree: int = MAX_DEGREE
-) -> tuple[FloatArray, FloatArray, int, float, int]:
-    """Average of polynomials through the nodes by least squares with their covariance, with Akaike weights.
+    grid: ThetaGrid, ratio: FloatArray, share: FloatArray, raw: FloatArray, *, max_degree: int = MAX_DEGREE
+) -> tuple[FloatArray, FloatArray, int, tuple[float, ...]]:
+    """Polynomial through ln kappa of the nodes whose degree is that of the best prediction for other events.
 
     Parameters
     ----------
     grid : ThetaGrid
         The g nodes.
+    ratio : array of shape (g, n)
+        Ratio of each reference event at each node, in units of the mean over events.
+    share : array of shape (n,)
+        Weights of the events, which sum to 1.
     raw : array of shape (g,)
-        ln kappa at each.
-    covariance : array of shape (g, g)
-        Of these.
-    max_degree : int, default 8
+        ln kappa of each node.
+    max_degree : int, default 4
         Largest total degree.
 
     Returns
     -------
-    array (g,), array (g,), int, float, int
-        Smooth values, their standard deviations, and degree, chi2 and degrees of freedom of the polynomial of largest weight.
+    array (g,), array (g,), int, tuple of float
+        Polynomial at the nodes, its standard deviation from the covariance of the events, its degree, and the score of each degree.
+
+    Notes
+    -----
+    Each node counts with its effective number of events.
     """
-    # Whitened by the Cholesky factor, the problem is one of least squares with unit errors.
-    factor = np.linalg.cholesky(covariance + RIDGE * covariance.diagonal().max() * np.eye(raw.size))
-    target = solve_triangular(factor, raw, lower=True)
-    values, variances, chi2s, counts = [], [], [], []
+    size = 1.0 / (ratio**2 @ share**2)
+    counts = np.where(size >= FEWEST, size, 0.0)
+    if not counts.any():
+        counts = size
+    folds = np.arange(share.size) % FOLDS
+    means = np.array([(ratio[:, folds == k] @ share[folds == k]) / share[folds == k].sum() for k in range(FOLDS)])
+    weights = np.array([share[folds == k].sum() for k in range(FOLDS)])
+    projections, losses = [], []
     for degree in range(max_degree + 1):
         basis = _polynomials(grid, degree)
-        if basis.shape[1] >= raw.size:
+        if basis.shape[1] > np.count_nonzero(counts):
             break
-        left, sizes, right = np.linalg.svd(solve_triangular(factor, basis, lower=True), full_matrices=False)
-        kept = sizes > 1e-10 * sizes[0]
-        rows = basis @ (right[kept].T / sizes[kept])
-        shares = left[:, kept].T @ target
-        values.append(rows @ shares)
-        variances.append(np.einsum("ij,ij->i", rows, rows))
-        chi2s.append(float(target @ target - shares @ shares))
-        counts.append(int(kept.sum()))
-    criterion = np.array(chi2s) + 2.0 * np.array(counts)
-    weights = np.exp(-0.5 * (criterion - criterion.min()))
-    weights /= weights.sum()
-    mean = weights @ np.array(values)
-    variance = weights @ (np.array(variances) + (np.array(values) - mean) ** 2)
-    best = int(weights.argmax())
-    return mean, np.sqrt(variance), best, chi2s[best], raw.size - counts[best]
+        projections.append(_projection(basis, counts))
+        loss = []
+        for k in range(FOLDS):
+            rest = weights.sum() - weights[k]
+            others = (weights @ means - weights[k] * means[k]) / rest
+            with np.errstate(divide="ignore", invalid="ignore"):
+                known = np.where(counts > 0, raw - np.log(others), 0.0)
+            kappa = np.exp(basis @ (projections[-1] @ known) - raw)
+            loss.append(float(counts @ (kappa * means[k] - 1.0) ** 2) / (FOLDS * np.count_nonzero(counts)))
+        losses.append(loss)
+    table = np.array(losses)
+    scores = table.mean(axis=1)
+    best = int(scores.argmin())
+    spread = (table - table[best]).std(axis=1, ddof=1) / np.sqrt(FOLDS)
+    degree = next(d for d in range(best + 1) if scores[d] <= scores[best] + spread[d])
+    basis = _polynomials(grid, degree)
+    single = projections[degree] @ ((ratio - 1.0) * share)
+    error: FloatArray = np.sqrt(np.einsum("ij,jk,ik->i", basis, single @ single.T, basis))
+    return basis @ (projections[degree] @ raw), error, degree, tuple(float(x) for x in scores)
+
+
+def _projection(basis: FloatArray, counts: FloatArray) -> FloatArray:
+    """From values at nodes to coefficients by weighted least squares."""
+    root = np.sqrt(counts)
+    inverse = np.linalg.pinv(basis * root[:, None], rcond=1e-10)
+    return np.asarray(inverse * root, dtype=np.float64)
 
 
 def _polynomials(grid: ThetaGrid, degree: int) -> FloatArray:
@@ -174,17 +198,13 @@ def normalised_surface(
     mean = ratio @ share
     size = mean**2 / (ratio**2 @ share**2)
     raw = -(np.log(mean) + top)
-    # Relative deviations, from here on.
     ratio /= mean[:, None]
-    ratio -= 1.0
-    ratio *= share
-    covariance = ratio @ ratio.T
-    raw_error = np.sqrt(covariance.diagonal())
+    raw_error = np.sqrt((ratio - 1.0) ** 2 @ share**2)
     if smooth:
-        log_kappa, error, degree, chi2, ndof = smooth_kappa(grid, raw, covariance)
+        log_kappa, error, degree, scores = smooth_kappa(grid, ratio, share, raw)
     else:
-        log_kappa, error, degree, chi2, ndof = raw, raw_error, -1, 0.0, 0
+        log_kappa, error, degree, scores = raw, raw_error, -1, ()
     a, b, c, d, e = (array.reshape(grid.shape) for array in (log_kappa, error, raw, raw_error, size))
     surface = RatioSurface(term, grid, a)
     surface.remember(events, values.reshape(*grid.shape, -1))
-    return surface, Kappa(a, b, c, d, e, degree, chi2, ndof)
+    return surface, Kappa(a, b, c, d, e, degree, scores)

@@ -11,6 +11,7 @@ lattice leave is measured afterwards, against the network at points that are no 
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,8 +29,8 @@ __all__ = ["Lattice"]
 
 SMALL = 0.1
 """Ratio of the whole densities below which the coarse splines do."""
-TAPER = (0.0, 0.5)
-"""Factors of the outermost nodes of a patch, so that it ends without a step."""
+MARGIN = 1
+"""Nodes of a patch beyond the box that it is for: splines are less good at their ends."""
 
 
 class Lattice:
@@ -57,6 +58,7 @@ class Lattice:
         self.small = small
         self.mirrored = exchangeable(surface.term, surface.grid, events)
         self.evaluations = 0
+        self._cells: dict[tuple[tuple[float, float], ...], FloatArray] = {}
         self._known: dict[tuple[float, ...], tuple[IntArray, FloatArray]] = {}
 
     def axis(self, number: int, step: float, low: float, high: float) -> FloatArray:
@@ -67,19 +69,18 @@ class Lattice:
         begin, end = (float(x) for x in self.surface.grid.axes[number][[0, -1]])
         pieces = max(round((end - begin) / step), DEGREE)
         nodes = np.linspace(begin, end, pieces + 1)
-        count = len(TAPER)
-        first = max(int(np.searchsorted(nodes, low, side="right")) - 1 - count, 0)
-        last = min(int(np.searchsorted(nodes, high, side="left")) + count, pieces)
+        first = max(int(np.searchsorted(nodes, low, side="right")) - 1 - MARGIN, 0)
+        last = min(int(np.searchsorted(nodes, high, side="left")) + MARGIN, pieces)
         while last - first < DEGREE:
             first, last = max(first - 1, 0), min(last + 1, pieces)
         return nodes[first : last + 1]
 
     def core(self, grid: ThetaGrid) -> tuple[FloatArray, FloatArray]:
-        """Corners of the box in which a patch on a grid counts in full."""
+        """Corners of the box that a patch on a grid is for."""
         low, high = [], []
         for axis, whole in zip(grid.axes, self.surface.grid.axes, strict=True):
-            low.append(axis[0] if axis[0] <= whole[0] else axis[len(TAPER)])
-            high.append(axis[-1] if axis[-1] >= whole[-1] else axis[-1 - len(TAPER)])
+            low.append(axis[0] if axis[0] <= whole[0] else axis[MARGIN])
+            high.append(axis[-1] if axis[-1] >= whole[-1] else axis[-1 - MARGIN])
         return np.array(low), np.array(high)
 
     def difference(self, node: Sequence[float]) -> tuple[IntArray, FloatArray]:
@@ -90,7 +91,7 @@ class Lattice:
         if key not in self._known:
             theta = np.array(key)
             log = self.coarse.log_prob(theta)
-            rows = np.flatnonzero(log + self.log_base > np.log(self.small))
+            rows = np.flatnonzero(np.maximum(log, self._around(theta)) + self.log_base > np.log(self.small))
             values = np.empty(0)
             if rows.size:
                 exact = self.surface.term.log_ratio(self.events.select(rows), **self.surface.grid.named(theta))
@@ -99,21 +100,24 @@ class Lattice:
             self._known[key] = (rows, values)
         return self._known[key]
 
+    def _around(self, theta: FloatArray) -> FloatArray:
+        """Largest log ratio at the nodes of the coarse grid around a point: between nodes its splines may be far too low."""
+        ends = []
+        for axis, value in zip(self.coarse.grid.axes, theta, strict=True):
+            right = int(np.clip(np.searchsorted(axis, value), 1, axis.size - 1))
+            ends.append((float(axis[right - 1]), float(axis[right])))
+        key = tuple(ends)
+        if key not in self._cells:
+            corners = [self.coarse.log_prob(np.array(corner)) for corner in product(*ends)]
+            self._cells[key] = np.max(corners, axis=0)
+        return self._cells[key]
+
     def patch(self, grid: ThetaGrid) -> SurfacePatch:
-        """Splines through the differences on a grid, which fade at its edges but for those of the whole plane."""
+        """Splines through the differences on a grid; they end with a step, where fits do not go."""
         found = [self.difference(node) for node in grid.nodes]
         rows = np.unique(np.concatenate([rows for rows, _ in found]))
         values = np.zeros((len(found), rows.size))
         for line, (own, difference) in zip(values, found, strict=True):
             line[np.searchsorted(rows, own)] = difference
         values = values.reshape(*grid.shape, rows.size)
-        for number, (axis, whole) in enumerate(zip(grid.axes, self.surface.grid.axes, strict=True)):
-            fade = np.ones(axis.size)
-            if axis[0] > whole[0]:
-                fade[: len(TAPER)] *= TAPER
-            if axis[-1] < whole[-1]:
-                fade[-len(TAPER) :] *= TAPER[::-1]
-            shape = [1] * values.ndim
-            shape[number] = axis.size
-            values *= fade.reshape(shape)
         return SurfacePatch(grid, rows, grid.coefficients(values))

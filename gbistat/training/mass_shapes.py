@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -51,7 +51,7 @@ class MassFit:
 def fit_mass_shape(
     shape: Shape,
     mass: FloatArray,
-    domain: tuple[float, float],
+    domain: tuple[float, float] | tuple[tuple[float, float], ...],
     start: Mapping[str, float],
     *,
     bounds: Mapping[str, tuple[float, float]] | None = None,
@@ -64,8 +64,8 @@ def fit_mass_shape(
         With p parameters.
     mass : array of shape (n,)
         Masses inside `domain`.
-    domain : (float, float)
-        Range of the mass, in any unit.
+    domain : (float, float), or several of them
+        Range of the mass, in any unit, or the sidebands of a window.
     start : mapping of str to float
         Start value of every parameter, not 0: it is also the scale of the minimiser's steps.
     bounds : mapping of str to (float, float), optional
@@ -76,7 +76,8 @@ def fit_mass_shape(
     FitFailed
         If the minimiser stops without a minimum, or at a bound.
     """
-    density = MassDensity.free(shape, (domain,))
+    pieces: Any = domain if isinstance(domain[0], tuple) else (domain,)
+    density = MassDensity.free(shape, pieces)
     prepared = density.prepare(mass)
     names = density.parameters
     scale = np.array([abs(start[name]) for name in names])

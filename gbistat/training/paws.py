@@ -12,7 +12,8 @@ from gbistat.data.read import read_events
 from gbistat.errors import EventsError
 from gbistat.training.logit_calibration import calibrate_logits
 from gbistat.training.network import evaluate, measure_scaling
-from gbistat.training.paws_dataset import epoch_set, member_pools, paws_pool, read_signal
+from gbistat.training.paws_dataset import PawsPool, epoch_set, member_pools, paws_pool, read_signal
+from gbistat.training.paws_generated import generated_background, paws_generator
 from gbistat.training.paws_network import build_paws_network
 from gbistat.training.paws_run import start_paws_run
 from gbistat.training.ratio import train_member
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from gbistat.training.dataset import ClassifierSet
     from gbistat.training.paws_card import Benchmark, PawsCard
-    from gbistat.training.paws_dataset import PawsPool
+    from gbistat.training.paws_generated import PawsGenerator
     from gbistat.training.paws_run import PawsRun
     from gbistat.training.ratio import Progress
 
@@ -77,31 +78,44 @@ def train_paws(
     .. math:: \ln\frac{p_s(x \mid \theta)\, p(\theta)}{p_b(x)\, p(\theta)} = \ln r(x; \theta),
 
     so that kappa is 1 at every :math:`\theta` but for what the network has not learned. Members train on bootstrap
-    resamples of the events of both classes; the events left out stop them.
+    resamples of the events of both classes; the events left out stop them. With a generator, member k learns from new events of
+    the generator's member k in every epoch, so that the spread of the members has the error of finite sidebands in it.
     """
     folder = card.events if events is None else events
     background = read_sample(folder, card.background, card)
     signal = read_signal(folder, card)
     benchmarks = {item.file: _read_benchmark(folder, item, card) for item in card.benchmarks}
+    generator = None if card.background.generator is None else paws_generator(card, background)
     pool = paws_pool(background, signal, card)
+    if generator is not None:
+        pool = PawsPool(generated_background(generator, card, 0), pool.signal)
     if len(pool.background) + len(pool.signal) < card.optimiser.batch_size:
         raise EventsError(
             f"{len(pool.background)} background and {len(pool.signal)} signal events do not fill a batch of "
             f"{card.optimiser.batch_size}; lower optimiser.batch_size"
         )
     scaling = measure_scaling(pool.background, card)
-    run = start_paws_run(Path(run_directory), card, scaling, (background, signal), benchmarks)
+    run = start_paws_run(Path(run_directory), card, scaling, (background, signal), benchmarks, generator)
     for member in range(card.optimiser.members):
-        _train_member(run, pool, member, progress)
+        _train_member(run, pool, generator, member, progress)
     return run
 
 
-def _train_member(run: PawsRun, pool: PawsPool, member: int, progress: Progress | None) -> None:
+def _train_member(
+    run: PawsRun, pool: PawsPool, generator: PawsGenerator | None, member: int, progress: Progress | None
+) -> None:
     card = run.card
 
     def sets() -> tuple[Callable[[int], ClassifierSet], ClassifierSet]:
         train, left = member_pools(pool, card, member)
-        return lambda epoch: epoch_set(train, card, member, epoch), epoch_set(left, card, member)
+        if generator is None:
+            return lambda epoch: epoch_set(train, card, member, epoch), epoch_set(left, card, member)
+
+        def fresh(epoch: int) -> ClassifierSet:
+            made = PawsPool(generated_background(generator, card, member, epoch), train.signal)
+            return epoch_set(made, card, member, epoch)
+
+        return fresh, epoch_set(PawsPool(generated_background(generator, card, member), left.signal), card, member)
 
     train_member(
         card,

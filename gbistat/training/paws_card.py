@@ -26,7 +26,7 @@ from gbistat.training.card import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Benchmark", "MassParameter", "PawsCard", "load_paws_card"]
+__all__ = ["Benchmark", "MassParameter", "PawsBackground", "PawsCard", "load_paws_card"]
 
 
 class MassParameter(Record):
@@ -72,6 +72,25 @@ class Benchmark(Record):
     masses: tuple[Positive, Positive]
 
 
+class PawsBackground(BackgroundSample):
+    """Background events, and what draws more of them.
+
+    Parameters
+    ----------
+    file, split : str, Fractions
+        Events. With a generator they fix the spectrum of the mass, outside its window, and grade the ratio, inside it; none
+        trains.
+    generator : str, optional
+        Name or folder of an exported generator (``gbistat train background``) that has the card's inputs among its features, or
+        two masses that they follow from.
+    n_events : int
+        Events that it draws for an epoch.
+    """
+
+    generator: Text | None = None
+    n_events: AtLeastOne = 60_000
+
+
 class PawsCard(Record):
     """Training of a ratio p_s(x; m_X, m_Y) / p_b(x) by one classifier for all masses.
 
@@ -99,10 +118,24 @@ class PawsCard(Record):
         Whether the ratio is the same when the masses are exchanged.
     smoothing : float
         The graph orders the masses a and b as (a + b) / 2 +- sqrt((a - b)^2 / 4 + smoothing^2), which is smooth at a = b.
+    relative_smoothing : float, optional
+        With it the graph orders the logarithms of the masses in that way, and `smoothing` is not used: the same shift of
+        both at any mass.
     compare : (str, str), optional
         Features to compare with the larger and the smaller mass: the graph takes ln(feature / mass) as a further input.
-    background : BackgroundSample
-        Background events.
+    resolution : float
+        What that logarithm is divided by: about the relative resolution of a jet's mass.
+    peak : float, optional
+        With it the graph also takes ln(1 + (ln(feature / mass) / peak)^2) of both features and both masses: the peaks of the
+        ratio, which a network of few smooth units otherwise makes too wide. About the width of the peak of a jet's mass.
+    near : float
+        Share of background events that get masses which are likely for a signal event of their own jet masses, with weights
+        that undo it. Masses drawn for all alike are seldom where the classes are hard to tell apart.
+    rescale : float
+        Largest change of ln(mass) by which the masses of a signal event and those of its jets (`compare`) are multiplied
+        together, anew in every epoch: between the simulated points the network then sees signal too.
+    background : PawsBackground
+        Background events, or a generator of them.
     signal : SignalSample
         Signal events. ``data`` is a share of mass points, kept whole so that these masses are never trained;
         ``train`` and ``reference`` share the events of the others.
@@ -133,8 +166,13 @@ class PawsCard(Record):
     parameters: tuple[MassParameter, MassParameter]
     symmetric: bool = True
     smoothing: Positive = 20.0
+    relative_smoothing: Positive | None = None
     compare: tuple[Text, Text] | None = None
-    background: BackgroundSample
+    resolution: Positive = 0.25
+    peak: Positive | None = None
+    near: Annotated[float, Field(strict=True, ge=0.0, lt=1.0)] = 0.0
+    rescale: Annotated[float, Field(strict=True, ge=0.0, le=0.5)] = 0.0
+    background: PawsBackground
     signal: SignalSample
     benchmarks: tuple[Benchmark, ...] = ()
     train_range: Interval
@@ -171,6 +209,8 @@ class PawsCard(Record):
                 raise ValueError(
                     f"compare takes the logarithm of {name!r}, which may be 0; give that input low and log_offset"
                 )
+        if self.compare is None and (self.near or self.rescale):
+            raise ValueError("near and rescale need to know which features are masses of jets; give compare")
         files = [self.background.file, self.signal.file, *(item.file for item in self.benchmarks)]
         shared = [file for file in files if files.count(file) > 1]
         if shared:

@@ -20,9 +20,22 @@ if TYPE_CHECKING:
     from gbistat.training.paws_card import PawsCard
     from gbistat.typing import FloatArray, IntArray
 
-__all__ = ["PawsPool", "epoch_set", "member_pools", "paws_pool", "read_signal", "split_points", "with_masses"]
+__all__ = [
+    "NearMasses",
+    "PawsPool",
+    "epoch_set",
+    "member_pools",
+    "paws_pool",
+    "read_signal",
+    "rescaled",
+    "split_points",
+    "with_masses",
+]
 
 VALIDATION_COPIES = 4
+CELLS = 14
+"""Cells of the jet masses along each axis, with equal numbers of signal events."""
+BLOCK = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +174,89 @@ def member_pools(pool: PawsPool, card: PawsCard, member: int) -> tuple[PawsPool,
     return PawsPool(background, signal), PawsPool(background_left, signal_left)
 
 
+@dataclass(frozen=True, eq=False)
+class NearMasses:
+    """Masses of signal events in cells of their jet masses: p(theta | cell) at the simulated mass points.
+
+    Parameters
+    ----------
+    points : array of shape (p, 2)
+        Masses.
+    prior : array of shape (p,)
+        Share of the signal events at each.
+    edges : two arrays
+        Inner edges of the cells in the two features.
+    columns : (int, int)
+        Where these features are.
+    cumulative : array of shape (cells, p)
+        Cumulative p(theta | cell); the prior in a cell without signal.
+    """
+
+    points: FloatArray
+    prior: FloatArray
+    edges: tuple[FloatArray, FloatArray]
+    columns: tuple[int, int]
+    cumulative: FloatArray
+
+    @classmethod
+    def of(cls, signal: FloatArray, card: PawsCard) -> NearMasses:
+        """Measure them; cells have equal numbers of signal events along each axis."""
+        d = len(card.features)
+        first, second = card.compare or card.features[:2]
+        columns = (card.features.index(first), card.features.index(second))
+        points, point_of = np.unique(signal[:, d:], axis=0, return_inverse=True)
+        prior = np.bincount(point_of.ravel(), minlength=len(points)) / len(signal)
+        inner = np.linspace(0.0, 1.0, CELLS + 1)[1:-1]
+        edges = (np.quantile(signal[:, columns[0]], inner), np.quantile(signal[:, columns[1]], inner))
+        table = np.zeros((CELLS * CELLS, len(points)))
+        np.add.at(table, (_cells(signal, edges, columns), point_of.ravel()), 1.0)
+        counts = table.sum(axis=1, keepdims=True)
+        table = np.where(counts > 0, table / np.maximum(counts, 1.0), prior)
+        return cls(points, prior, edges, columns, np.cumsum(table, axis=1))
+
+    def draw(self, background: FloatArray, share: float, *, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+        """Masses for background events: a share of them from p(theta | cell), the others from p(theta).
+
+        Returns
+        -------
+        masses, weights : arrays of shape (n, 2) and (n,)
+            The weights p(theta) / ((1 - share) p(theta) + share p(theta | cell)) make both together a sample of p(theta).
+        """
+        n, cells = len(background), _cells(background, self.edges, self.columns)
+        chosen = np.searchsorted(np.cumsum(self.prior), rng.random(n)).clip(max=self.prior.size - 1)
+        near = np.flatnonzero(rng.random(n) < share)
+        level = rng.random(near.size)
+        for begin in range(0, near.size, BLOCK):
+            rows = slice(begin, begin + BLOCK)
+            found = (self.cumulative[cells[near[rows]]] < level[rows, None]).sum(axis=1)
+            chosen[near[rows]] = found.clip(max=self.prior.size - 1)
+        before = np.where(chosen > 0, self.cumulative[cells, chosen - 1], 0.0)
+        conditional = self.cumulative[cells, chosen] - before
+        prior = self.prior[chosen]
+        return self.points[chosen], prior / ((1.0 - share) * prior + share * conditional)
+
+
+def _cells(rows: FloatArray, edges: tuple[FloatArray, FloatArray], columns: tuple[int, int]) -> IntArray:
+    first, second = (np.searchsorted(edge, rows[:, column]) for edge, column in zip(edges, columns, strict=True))
+    cells: IntArray = first * CELLS + second
+    return cells
+
+
+def rescaled(rows: FloatArray, card: PawsCard, columns: tuple[int, ...], *, rng: np.random.Generator) -> FloatArray:
+    """Rows with some columns multiplied by one factor a row, such that the masses, the last two, stay in their ranges.
+
+    A jet's mass is proportional to that of the particle behind it, and its ratios of N-subjettiness hardly change by a few per cent
+    of mass: so an event at one simulated mass point makes one at masses near it.
+    """
+    masses = rows[:, -2:]
+    factor = np.exp(rng.uniform(-card.rescale, card.rescale, size=len(rows)))
+    for item, column in zip(card.parameters, masses.T, strict=True):
+        factor = np.clip(factor, item.low / column, item.high / column)
+    result = rows.copy()
+    result[:, [*columns, -2, -1]] *= factor[:, None]
+    return result
+
+
 def with_masses(background: FloatArray, signal: FloatArray, copies: int, *, rng: np.random.Generator) -> FloatArray:
     """Background events with masses drawn from those of signal events, so that both classes have one distribution of them.
 
@@ -188,15 +284,26 @@ def with_masses(background: FloatArray, signal: FloatArray, copies: int, *, rng:
 def epoch_set(pool: PawsPool, card: PawsCard, member: int, epoch: int | None = None) -> ClassifierSet:
     """Both classes with the same sum of weights; the masses of background are drawn anew for every epoch.
 
-    Without `epoch` it is a validation set, always the same. In training rows beyond the last full batch are left out:
-    a batch of another size would be compiled anew.
+    Without `epoch` it is a validation set, always the same, with the events as they are. In training rows beyond the last full
+    batch are left out: a batch of another size would be compiled anew.
     """
     validates = epoch is None
     rng = np.random.default_rng([card.seed, 32, member, 0 if epoch is None else epoch + 1])
-    background = with_masses(pool.background, pool.signal, VALIDATION_COPIES if validates else card.copies, rng=rng)
-    x = np.concatenate([pool.signal, background])
-    y = np.concatenate([np.ones(len(pool.signal)), np.zeros(len(background))])
-    weights = np.where(y > 0.5, 0.5 * y.size / len(pool.signal), 0.5 * y.size / len(background))
+    copies = VALIDATION_COPIES if validates else card.copies
+    signal, weights = pool.signal, np.ones(copies * len(pool.background))
+    if validates or not card.near:
+        background = with_masses(pool.background, signal, copies, rng=rng)
+    else:
+        rows = np.tile(pool.background, (copies, 1))
+        masses, weights = NearMasses.of(signal, card).draw(rows, card.near, rng=rng)
+        background = np.concatenate([rows, masses], axis=1)
+    if card.rescale and not validates:
+        columns = tuple(card.features.index(name) for name in card.compare or ())
+        # The masses of background move in the same way: both classes keep one distribution of them.
+        signal, background = rescaled(signal, card, columns, rng=rng), rescaled(background, card, (), rng=rng)
+    x = np.concatenate([signal, background])
+    y = np.concatenate([np.ones(len(signal)), np.zeros(len(background))])
+    weights = np.concatenate([np.full(len(signal), 0.5 / len(signal)), 0.5 * weights / weights.sum()]) * y.size
     if not validates:
         size = card.optimiser.batch_size
         keep = rng.permutation(y.size)[: max(y.size // size, 1) * size]

@@ -27,6 +27,7 @@ from gbistat.training.export import (
 from gbistat.training.grading import rounded
 from gbistat.training.graph import check_parity, to_onnx
 from gbistat.training.logit_calibration import apply_line
+from gbistat.training.paws_generated import load_paws_generator
 from gbistat.training.paws_grading import PawsGrader, as_paws_events, fit_paws_shapes
 from gbistat.training.paws_model_card import paws_model_card
 from gbistat.training.paws_run import load_paws_run
@@ -34,6 +35,7 @@ from gbistat.training.paws_run import load_paws_run
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gbistat.data.events import Events
     from gbistat.terms.metadata import Parity
     from gbistat.terms.store import LoadedModel
     from gbistat.training.logit_calibration import LogitLine
@@ -100,8 +102,7 @@ def export_paws(run_directory: str | Path, output: str | Path, *, overwrite: boo
     study, record = grader.normalise(draft)
     log_kappa = log_kappa_record(study, record)
     term = _term(run, graphs, log_kappa=log_kappa, parity=parity)
-    mixed = card.model.reference == "mixed"
-    reference = grader.mixed_reference(term) if mixed else as_paws_events(grader.reference(), card)
+    reference = _reference(run, grader, term)
     checks: Any = rounded(
         {"log_kappa": record, **grader.grade(term, reference), "mass_shapes": shapes.checks},
     )
@@ -116,6 +117,22 @@ def export_paws(run_directory: str | Path, output: str | Path, *, overwrite: boo
         files={"README.md": paws_model_card(run, term.metadata, shapes).encode(), "card.yaml": dump_card(card)},
         overwrite=overwrite,
     )
+
+
+def _reference(run: PawsRun, grader: PawsGrader, term: NetworkTerm) -> Events:
+    card = run.card
+    if card.background.generator is not None:
+        record = run.splits[-1]
+        generator = load_paws_generator(card, tuple(record["mass_shape"]))
+        if generator.model.sha256 != record["sha256"]:
+            raise OutputError(
+                f"the generator {card.background.generator!r} is another one than that which {run.directory} was trained with; "
+                "train again in a new folder"
+            )
+        return grader.generated_reference(term, generator)
+    if card.model.reference == "mixed":
+        return grader.mixed_reference(term)
+    return as_paws_events(grader.reference(), card)
 
 
 def _line(run: PawsRun, member: int) -> LogitLine:
@@ -140,10 +157,22 @@ def _term(
 ) -> NetworkTerm:
     card = run.card
     low, high = card.model.valid
-    roles = ["background", "signal", *("signal" for _ in card.benchmarks)]
+    generator = card.background.generator
+    roles = [
+        "background",
+        "signal",
+        *("signal" for _ in card.benchmarks),
+        *([] if generator is None else ["background"]),
+    ]
     settings: Json = {
         "symmetric": card.symmetric,
         "smoothing": card.smoothing,
+        "relative_smoothing": card.relative_smoothing,
+        "resolution": card.resolution,
+        "peak": card.peak,
+        "near": card.near,
+        "rescale": card.rescale,
+        "generator": generator,
         "compare": None if card.compare is None else list(card.compare),
         "copies": card.copies,
         "train_range": list(card.train_range),
@@ -182,6 +211,11 @@ def _term(
 
 def _reference_description(card: PawsCard) -> str:
     low, high = card.model.valid
+    if card.background.generator is not None:
+        return (
+            f"background drawn from {card.background.generator}, {low:g} <= {card.mass} < {high:g} {card.unit}, which trained nothing; "
+            "events that look like signal were kept more often, and the weights undo it"
+        )
     text = (
         f"background of {card.background.file}, part 'reference' of the split with seed {card.seed}, "
         f"{low:g} <= {card.mass} < {high:g} {card.unit}; trained nothing"

@@ -23,11 +23,15 @@ from gbistat.training.grading import FALSE_POSITIVE_RATE, REPLICAS, MassShapes
 from gbistat.training.kappa import effective_size, mean_log_kappa, study_log_kappa
 from gbistat.training.mass_shapes import compare_shape, crystal_ball_start, fit_mass_shape
 from gbistat.training.paws_dataset import with_masses
+from gbistat.training.paws_generated import thinned
+from gbistat.training.paws_masses import find_masses
 
 if TYPE_CHECKING:
     from gbistat.terms.network import NetworkTerm
     from gbistat.training.kappa import KappaStudy
     from gbistat.training.paws_card import PawsCard
+    from gbistat.training.paws_generated import PawsGenerator
+    from gbistat.training.paws_masses import FoundMasses
     from gbistat.training.paws_run import PawsHeldOut
     from gbistat.typing import FloatArray, Json
 
@@ -35,9 +39,15 @@ __all__ = ["PawsGrader", "as_paws_events", "fit_paws_shapes", "log_ratio_rows"]
 
 CALIBRATION_EDGES = (0.0, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.99, 1.0)
 CLOSURE_FRACTION = 0.01
+MOST_EVENTS = 4000
 FEWEST_EVENTS = 30
 """Signal events of a mass point that is graded on its own."""
 NODES = 6
+DRAWN, DRAWS = 100_000, 10
+"""Events of a generator of which reference events are chosen, at a time, and how often."""
+REFERENCE_EVENTS = 24_000
+SMALLEST_CHANCE = 0.008
+COARSE = 20
 
 
 def fit_paws_shapes(card: PawsCard, held_out: PawsHeldOut) -> MassShapes:
@@ -119,8 +129,11 @@ class PawsGrader:
 
     @cached_property
     def background(self) -> FloatArray:
-        """Held-out background in the training range: more of it than in the window, and of the same features."""
-        return _select(self.held_out.background, self.card.train_range)
+        """Held-out background that grades: in the training range, more of it than in the window and of the same features.
+
+        Where a generator learned from the sidebands, the window that it never saw.
+        """
+        return _select(self.held_out.background, self.held_out.blind or self.card.train_range)
 
     @cached_property
     def signal(self) -> FloatArray:
@@ -130,8 +143,16 @@ class PawsGrader:
     @cached_property
     def paired(self) -> FloatArray:
         """Held-out background, each event with masses of a signal event."""
-        masses = with_masses(self.background[:, 1:], self.signal[:, 1:], 1, rng=self._rng(34))
-        return np.concatenate([self.background[:, :1], masses], axis=1)
+        return self._paired(self.background)
+
+    @cached_property
+    def normalising(self) -> FloatArray:
+        """Background that fixes kappa, with masses: that of the generator if there is one."""
+        return self.paired if self.held_out.blind is None else self._paired(self.held_out.generated)
+
+    def _paired(self, rows: FloatArray) -> FloatArray:
+        masses = with_masses(rows[:, 1:], self.signal[:, 1:], 1, rng=self._rng(34))
+        return np.concatenate([rows[:, :1], masses], axis=1)
 
     def reference(self) -> FloatArray:
         """Held-out background inside ``model.valid``."""
@@ -163,6 +184,39 @@ class PawsGrader:
         excess -= np.log(self._density(background[:, 0], self.card.model.valid, rows[:, 0]))
         return replace(events, weights=0.5 * (1.0 - np.tanh(0.5 * (excess + total))))
 
+    def generated_reference(self, term: NetworkTerm, generator: PawsGenerator) -> Events:
+        """Events of a generator inside ``model.valid``: many drawn, few kept, most of those that look like signal, with weights.
+
+        The chance to be kept is proportional to r at the jets' own masses, never below `SMALLEST_CHANCE`, and the weight is its
+        inverse: background, exactly, whatever r; r only says where events are needed.
+        """
+        rng = self._rng(38)
+        kept, weights = [], []
+        for _ in range(DRAWS):
+            rows = generator.draw(DRAWN, self.card.model.valid, rng=rng)
+            chosen, own = thinned(
+                self._own_log_ratio(term, rows), REFERENCE_EVENTS // DRAWS, smallest=SMALLEST_CHANCE, rng=rng
+            )
+            kept.append(rows[chosen])
+            weights.append(own)
+        total = np.concatenate(weights)
+        return replace(as_paws_events(np.concatenate(kept), self.card), weights=total / total.max())
+
+    def _own_log_ratio(self, term: NetworkTerm, rows: FloatArray) -> FloatArray:
+        """ln r with the masses of the jets as those of the daughters, on a coarse grid, in either order."""
+        card = self.card
+        names = card.compare or card.features[:2]
+        jets = [rows[:, 1 + card.features.index(name)] for name in names]
+        orders = [(0, 1)] if card.symmetric else [(0, 1), (1, 0)]
+        found = np.full(len(rows), -np.inf)
+        for order in orders:
+            theta = np.column_stack([jets[position] for position in order])
+            for item, column in zip(card.parameters, theta.T, strict=True):
+                step = (item.high - item.low) / COARSE
+                np.clip(np.round((column - item.low) / step) * step + item.low, item.low, item.high, out=column)
+            found = np.maximum(found, log_ratio_rows(term.without_range_check(), np.column_stack([rows, theta]), card))
+        return found
+
     def _density(self, mass: FloatArray, interval: tuple[float, float], at: FloatArray) -> FloatArray:
         """Local number of events, next to none outside the interval."""
         neighbours = max(1, min(25, mass.size // 4))
@@ -179,10 +233,12 @@ class PawsGrader:
     def normalise(self, term: NetworkTerm) -> tuple[KappaStudy, Json]:
         """Study the common ln kappa of a term whose own is 0; the second item is the record for the metadata."""
         masses = slice(1 + len(self.card.features), None)
-        values = [log_ratio_rows(term.without_range_check(), rows, self.card) for rows in (self.signal, self.paired)]
+        values = [
+            log_ratio_rows(term.without_range_check(), rows, self.card) for rows in (self.signal, self.normalising)
+        ]
         signal, background = (
             (log_odds, np.ones(log_odds.size), rows[:, masses].max(axis=1))
-            for log_odds, rows in zip(values, (self.signal, self.paired), strict=True)
+            for log_odds, rows in zip(values, (self.signal, self.normalising), strict=True)
         )
         study = study_log_kappa(signal, background, self._mass_edges(), replicas=REPLICAS, rng=self._rng(35))
         return study, {
@@ -276,7 +332,7 @@ class PawsGrader:
     def _at(self, term: NetworkTerm, reference: Events, signal: FloatArray, point: FloatArray) -> Json:
         theta = dict(zip(self.card.masses, point.tolist(), strict=True))
         values = [term.log_ratio(as_paws_events(rows, self.card), **theta) for rows in (signal, self.background)]
-        found = closure(*values, fraction=CLOSURE_FRACTION)
+        share = closure(*values, fraction=CLOSURE_FRACTION)
         own = {"background": (values[1], None), "reference": (term.log_ratio(reference, **theta), reference.weights)}
         by_kappa = {}
         for name, (log_ratio, weights) in own.items():
@@ -288,14 +344,30 @@ class PawsGrader:
             "n_signal": len(signal),
             "n_background": len(self.background),
             "auc": area_under_curve(*values),
-            "closure": {"signal_share": found.fraction, "fitted_over_true": found.ratio, "sigma": found.sigma},
+            "closure": {"signal_share": share.fraction, "fitted_over_true": share.ratio, "sigma": share.sigma},
             "closure_with_kappa_from": by_kappa,
         }
+        found = self._found(term, signal, point)
+        if found is not None:
+            grade["masses"] = found.to_json()
         if FALSE_POSITIVE_RATE * len(self.background) >= 1:
             grade["significance_improvement"] = significance_improvement(
                 *values, false_positive_rate=FALSE_POSITIVE_RATE
             )
         return grade
+
+    def _found(self, term: NetworkTerm, signal: FloatArray, point: FloatArray) -> FoundMasses | None:
+        """Where the summed log ratio of signal events is largest."""
+        rows = signal[:MOST_EVENTS]
+        events = as_paws_events(rows, self.card)
+        order = np.argsort(-point) if self.card.symmetric else np.arange(2)
+        names = self.card.masses
+
+        def total(masses: FloatArray) -> float:
+            return float(term.log_ratio(events, **dict(zip(names, masses.tolist(), strict=True))).sum())
+
+        bounds = [(item.low, item.high) for item in self.card.parameters]
+        return find_masses(total, point[order].tolist(), len(rows), bounds)
 
     def _mass_edges(self) -> FloatArray:
         low = min(item.low for item in self.card.parameters)

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["build_paws_network"]
 
-RESOLUTION = 0.25
-"""Scale of ln(feature / mass): a few times the relative resolution of a jet's mass."""
-
 
 def build_paws_network(card: PawsCard, scaling: Scaling, *, member: int) -> Any:
     """Untrained network of one member, compiled.
@@ -31,7 +28,7 @@ def build_paws_network(card: PawsCard, scaling: Scaling, *, member: int) -> Any:
 
     Notes
     -----
-    The masses enter by a sum and a root of a squared difference. So exchanging them changes nothing, and the logit is
+    The masses, or their logarithms, enter by a sum and a root of a squared difference. So exchanging them changes nothing, and the logit is
     differentiable where they are equal, which splines through it need; larger and smaller mass themselves have a kink there.
     """
     library = keras()
@@ -51,15 +48,20 @@ def build_paws_network(card: PawsCard, scaling: Scaling, *, member: int) -> Any:
         if item.log_offset is not None:
             column = ops.log(column + item.log_offset)
         columns.append((column - mean) * (1.0 / deviation))
-    larger, smaller, asymmetry = _ordered(ops, inputs[:, d : d + 1], inputs[:, d + 1 :], card.smoothing)
+    larger, smaller, asymmetry = _ordered(ops, inputs[:, d : d + 1], inputs[:, d + 1 :], card)
     columns += [_standardised(ops.log(mass), card) for mass in (larger, smaller)]
     if not card.symmetric:
         columns.append(asymmetry)
     offsets = {item.name: item.log_offset or 0.0 for item in card.inputs}
-    for name, mass in zip(card.compare or (), (larger, smaller), strict=False):
-        # The same offset on both sides: the logarithm of an ungroomed jet's mass may be that of 0.
-        ratio = ops.log(raw[name] + offsets[name]) - ops.log(mass + offsets[name])
-        columns.append(ratio * (1.0 / RESOLUTION))
+    for name, masses in zip(card.compare or (), ((larger, smaller), (smaller, larger)), strict=False):
+        for place, mass in enumerate(masses):
+            # The same offset on both sides: the logarithm of an ungroomed jet's mass may be that of 0.
+            ratio = ops.log(raw[name] + offsets[name]) - ops.log(mass + offsets[name])
+            if place == 0:
+                columns.append(ratio * (1.0 / card.resolution))
+            if card.peak is not None:
+                # Steep on both sides of a peak, which smooth units build only slowly.
+                columns.append(ops.log(1.0 + ops.square(ratio * (1.0 / card.peak))))
     hidden = ops.concatenate(columns, axis=1)
     for width in card.network.hidden:
         hidden = dense(width, card.network.activation)(hidden)
@@ -75,11 +77,19 @@ def build_paws_network(card: PawsCard, scaling: Scaling, *, member: int) -> Any:
     return network
 
 
-def _ordered(ops: Any, a: Any, b: Any, smoothing: float) -> tuple[Any, Any, Any]:
-    """Larger mass, smaller mass plus twice the smoothing (so that it stays positive), and which is which, in (-1, 1)."""
+def _ordered(ops: Any, a: Any, b: Any, card: PawsCard) -> tuple[Any, Any, Any]:
+    """Larger mass, smaller mass, and which is which, in (-1, 1); all of them smooth where the masses are equal.
+
+    The smaller of the masses themselves is too large by twice the smoothing, so that it stays positive.
+    """
+    relative = card.relative_smoothing
+    if relative is not None:
+        a, b = ops.log(a), ops.log(b)
     centre, half = (a + b) * 0.5, (a - b) * 0.5
-    size = ops.sqrt(ops.square(half) + smoothing**2)
-    return centre + size, centre - size + 2.0 * smoothing, half / size
+    size = ops.sqrt(ops.square(half) + (card.smoothing if relative is None else relative) ** 2)
+    if relative is not None:
+        return ops.exp(centre + size), ops.exp(centre - size), half / size
+    return centre + size, centre - size + 2.0 * card.smoothing, half / size
 
 
 def _standardised(log_mass: Any, card: PawsCard) -> Any:

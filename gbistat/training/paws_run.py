@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gbistat.training.paws_card import PawsCard
+    from gbistat.training.paws_generated import PawsGenerator
     from gbistat.training.splits import Sample
     from gbistat.typing import FloatArray, Json
 
 __all__ = ["PawsHeldOut", "PawsRun", "load_paws_run", "start_paws_run"]
 
 CALIBRATION = "calibration.json"
+GENERATED = 60_000
+"""Events of a generator that fix kappa."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +38,12 @@ class PawsHeldOut:
     Parameters
     ----------
     background : array of shape (n, 1 + d)
-        Reference part; trained nothing.
+        Background that grades: the reference part, which trained nothing; with a generator all events of the file, of which
+        those in the generator's window trained nothing.
+    generated : array of shape (n, 1 + d)
+        Events of the generator in ``model.valid``, which trained nothing; none without one.
+    blind : (float, float) or None
+        Window that the generator never saw.
     signal, unseen : array of shape (n, 1 + d + 2)
         Parts reference and data of the signal, with its masses; the masses of the second were never trained.
     benchmarks : tuple of arrays of shape (n, 1 + d)
@@ -49,6 +57,8 @@ class PawsHeldOut:
     unseen: FloatArray
     benchmarks: tuple[FloatArray, ...]
     train_masses: FloatArray
+    generated: FloatArray
+    blind: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,19 +116,27 @@ class PawsRun:
         file = self.directory / "held_out.npz"
         try:
             with np.load(file, allow_pickle=False) as arrays:
+                blind = arrays["blind"].tolist()
                 return PawsHeldOut(
                     arrays["background"],
                     arrays["signal"],
                     arrays["unseen"],
                     tuple(arrays[f"benchmark_{i}"] for i in range(len(self.card.benchmarks))),
                     arrays["train_masses"],
+                    arrays["generated"],
+                    (blind[0], blind[1]) if blind else None,
                 )
         except (OSError, ValueError, KeyError, EOFError) as problem:
             raise OutputError(f"{file} cannot be read ({problem}); train again in a new folder") from None
 
 
 def start_paws_run(
-    directory: Path, card: PawsCard, scaling: Scaling, samples: tuple[Sample, Sample], benchmarks: Mapping[str, Sample]
+    directory: Path,
+    card: PawsCard,
+    scaling: Scaling,
+    samples: tuple[Sample, Sample],
+    benchmarks: Mapping[str, Sample],
+    generator: PawsGenerator | None = None,
 ) -> PawsRun:
     """Make the folder of a run, or find it again.
 
@@ -134,6 +152,8 @@ def start_paws_run(
         Background and signal.
     benchmarks : mapping of str to Sample
         The card's benchmarks by file.
+    generator : PawsGenerator, optional
+        What draws the background.
 
     Raises
     ------
@@ -141,6 +161,8 @@ def start_paws_run(
         If the folder cannot be written, or holds a run of another card or of other events.
     """
     splits = [sample.record() for sample in (*samples, *benchmarks.values())]
+    if generator is not None:
+        splits.append(generator.record())
     if (directory / "run.json").is_file():
         run = load_paws_run(directory)
         check_same_run(directory, (run.card, card), (run.splits, splits))
@@ -149,7 +171,7 @@ def start_paws_run(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "card.yaml").write_bytes(dump_card(card))
-        _save_held_out(directory / "held_out.npz", card, samples, benchmarks)
+        _save_held_out(directory / "held_out.npz", card, samples, benchmarks, generator)
         write_json(
             directory / "run.json",
             {
@@ -192,7 +214,11 @@ def load_paws_run(directory: str | Path) -> PawsRun:
 
 
 def _save_held_out(
-    path: Path, card: PawsCard, samples: tuple[Sample, Sample], benchmarks: Mapping[str, Sample]
+    path: Path,
+    card: PawsCard,
+    samples: tuple[Sample, Sample],
+    benchmarks: Mapping[str, Sample],
+    generator: PawsGenerator | None,
 ) -> None:
     low, high = card.model.fit_range
     background, signal = samples
@@ -204,11 +230,23 @@ def _save_held_out(
         return events.matrix((card.mass, *names))
 
     arrays = {
-        "background": inside(background, "reference", card.features),
+        "background": inside(background, "reference" if generator is None else None, card.features),
+        "generated": np.empty((0, 1 + len(card.features)))
+        if generator is None
+        else generator.draw(GENERATED, card.model.valid, rng=np.random.default_rng([card.seed, 37])),
+        "blind": np.array([] if generator is None else generator.window),
         "signal": inside(signal, "reference", masses),
         "unseen": inside(signal, "data", masses),
         "train_masses": inside(signal, "train", ())[:, 0],
     }
+    first, last = card.model.window if generator is None else generator.window
+    mass = arrays["background"][:, 0]
+    if not np.any((mass >= first) & (mass < last)):
+        part = "part 'reference' of it has" if generator is None else "it has"
+        raise EventsError(
+            f"{background.file}: {part} no event with {card.mass} in {first:g}-{last:g} {card.unit}, where the ratio is graded; give a "
+            "background with events in the window"
+        )
     for index, (file, sample) in enumerate(benchmarks.items()):
         arrays[f"benchmark_{index}"] = inside(sample, None, card.features)
         if not len(arrays[f"benchmark_{index}"]):

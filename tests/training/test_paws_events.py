@@ -120,9 +120,21 @@ def test_a_background_without_events_in_the_range_is_refused(paws_card, changed_
         train_paws(paws_card(), folder / "run", events=folder)
 
 
+def test_a_background_without_events_in_the_window_is_refused(paws_card, changed_paws_events):
+    # Inside train_range, and outside the window: it could train, and nothing could grade.
+    folder = changed_paws_events(background={"m": lambda c: np.where((c["m"] > 93) & (c["m"] < 107), 115.0, c["m"])})
+    card = paws_card(optimiser={"batch_size": 16})
+    with pytest.raises(EventsError, match=r"background.h5: part 'reference' of it has no event with m in 94-106 GeV"):
+        train_paws(card, folder / "run", events=folder)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"compare": None, "near": 0.5},
+            r"near and rescale need to know which features are masses of jets; give compare",
+        ),
         ({"compare": ["m_u", "m_w"]}, r"compare names 'm_w', which is not among the inputs; .*m_v"),
         ({"compare": ["m_u", "b"]}, r"takes the logarithm of 'b', which may be 0; give that input low and log_offset"),
         ({"parameters": [{"name": "m_X", "column": "mX", "low": 50.0, "high": 250.0}]}, r"parameters"),

@@ -13,6 +13,7 @@ from gbistat.data.events import Events
 from gbistat.errors import EventsError, OutputError, ParameterError
 from gbistat.terms.store import load_model, load_reference
 from gbistat.training.card import dump_card
+from gbistat.training.environment import keras
 from gbistat.training.network import Scaling, evaluate
 from gbistat.training.paws import train_paws
 from gbistat.training.paws_network import build_paws_network
@@ -82,12 +83,32 @@ def test_exchanging_the_masses_changes_nothing_and_there_is_no_kink(term):
     assert np.median(((far - middle) / (near - middle))[curved]) == pytest.approx(4.0, abs=0.4)
 
 
-def test_masses_that_cannot_be_exchanged_are_told_apart(paws_card):
+@pytest.mark.parametrize("changes", [{}, {"relative_smoothing": 0.05, "peak": 0.1, "resolution": 0.1}])
+def test_masses_that_cannot_be_exchanged_are_told_apart(paws_card, changes):
     x = np.column_stack([toy(20).matrix(("m_u", "b", "m_v")), np.tile([180.0, 70.0], (20, 1))])
     swapped = x[:, [0, 1, 2, 4, 3]]
     for symmetric in (True, False):
-        network = build_paws_network(paws_card(symmetric=symmetric), SCALING, member=0)
+        network = build_paws_network(paws_card(symmetric=symmetric, **changes), SCALING, member=0)
         assert np.array_equal(evaluate(network, x), evaluate(network, swapped)) == symmetric
+
+
+def test_peaks_are_inputs_that_know_a_common_scale(paws_card):
+    # Offsets of 0 would make the ratios the same; the toy has 1 GeV, nothing beside 100.
+    card = paws_card(relative_smoothing=0.05, peak=0.1, resolution=0.1)
+    network = build_paws_network(card, SCALING, member=0)
+    compared = next(layer for layer in network.layers if type(layer).__name__ == "Dense").input
+    # 3 features, 2 masses, 2 comparisons, 4 peaks.
+    assert compared.shape[1] == 11
+    x = np.array([[200.0, 0.0, 100.0, 200.0, 100.0], [220.0, 0.0, 100.0, 200.0, 100.0]])
+    inside = keras().Model(network.input, compared).predict(x, verbose=0)
+    shift = 0.5 * np.log(2.0)
+    shift = np.sqrt(shift**2 + 0.05**2) - shift
+    larger, smaller = 200.0 * np.exp(shift), 100.0 * np.exp(-shift)
+    ratio = np.log((x[:, 0] + 1.0) / (larger + 1.0))
+    assert inside[:, 5] == pytest.approx(ratio / 0.1, abs=1e-4)
+    assert inside[:, 6] == pytest.approx(np.log1p((ratio / 0.1) ** 2), abs=1e-4)
+    other = np.log((x[:, 0] + 1.0) / (smaller + 1.0))
+    assert inside[:, 7] == pytest.approx(np.log1p((other / 0.1) ** 2), abs=1e-4)
 
 
 def test_the_order_of_features_in_a_file_does_not_matter(term):

@@ -1,6 +1,7 @@
 """A signal of unknown masses among held-out simulated dijets: strength and masses from the shipped parametrised ratio.
 
     python validation/paws/run.py --events DIR [--quick]
+    python validation/paws/run.py --events DIR --toys 100 --checkpoint toys.jsonl [--model DIR] [--efficiency 0.09]
 
 Background is the part `data` of the split that the card of `dijet-paws` records (it trained nothing and normalises nothing); 100 events
 of masses 500 and 100 GeV are added, of which some 80 fall into 3300-3700 GeV. The fit knows neither number nor masses. One injection is a
@@ -52,6 +53,23 @@ def mixture(folder: Path, count: int, rng: np.random.Generator) -> tuple[Events,
     return concatenate([background, chosen]), inside
 
 
+def run_toys(arguments: argparse.Namespace) -> int:
+    """Print the tables of the toys; exit code 1 if a number leaves its band."""
+    import toys  # beside this file
+
+    if arguments.checkpoint is None:
+        raise SystemExit("--toys needs --checkpoint FILE: the study is long")
+    rows = toys.study(arguments.events, arguments.model, arguments.toys, arguments.checkpoint, arguments.efficiency)
+    bands = json.loads((HERE / "expected.json").read_text())
+    failed = False
+    for name, value in toys.table(rows).items():
+        low, high = bands.get(name, (None, None))
+        if (low is not None and value < low) or (high is not None and value > high):
+            failed = True
+            print(f"  OUTSIDE {bands[name]}: {name} {value:.3g}")
+    return int(failed)
+
+
 def main() -> int:
     """Print the table; exit code 1 if a number leaves its band."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -59,8 +77,18 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="no intervals of the masses")
     parser.add_argument("--step", type=float, default=25.0, metavar="GEV", help="distance of the nodes")
     parser.add_argument("--close", action="store_true", help="only 425-575 and 50-150 GeV, for small steps")
+    parser.add_argument(
+        "--toys", type=int, metavar="N", help="N toys for each share of signal instead (validation/paws/toys.py)"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="toys made so far; the study goes on from there"
+    )
+    parser.add_argument("--model", default=MODEL, help="name or folder of the model")
+    parser.add_argument("--efficiency", type=float, metavar="SIGMA", help="relative error of the efficiency, for toys")
     arguments = parser.parse_args()
-    model = load_model(MODEL)
+    if arguments.toys is not None:
+        return run_toys(arguments)
+    model = load_model(arguments.model)
     signal = model.spec.signal.model_copy(update={"grid_step": dict.fromkeys(TRUTH, arguments.step)})
     spec = model.spec.model_copy(update={"signal_": signal})
     if arguments.close:
@@ -79,13 +107,13 @@ def main() -> int:
     best = fit(analysis.nll).raise_if_invalid()
     print(f"{len(analysis.events)} events in {window}, {injected} of them signal; nodes {arguments.step:g} GeV apart")
     for name in ("mu",) if arguments.quick else ("mu", *TRUTH):
-        profile = SearchedProfile(analysis.nll, name, analysis.masses.search, best)
+        profile = SearchedProfile(analysis.nll, name, analysis.masses.search, best, analysis.masses.basins)
         pieces = [profile_interval(analysis.nll, name, cl=cl, profile=profile).segments for cl in (0.6827, 0.95)]
         text = "; ".join(" or ".join(f"[{low:.1f}, {high:.1f}]" for low, high in piece) for piece in pieces)
         print(f"  {name:<4} {best.value(name):7.1f} +- {best.error(name):5.1f}   68.27 and 95 %: {text}")
     if arguments.quick:
         print("  " + ", ".join(f"{name} {best.value(name):.1f} +- {best.error(name):.1f}" for name in TRUTH))
-    kappa = analysis.masses.kappa
+    kappa, interpolation = analysis.masses.kappa, analysis.masses.interpolation
     found = sorted(best.value(name) for name in TRUTH)
     result = {
         "mu / injected": best.value("mu") / injected,
@@ -93,7 +121,8 @@ def main() -> int:
         "heavier mass minus truth, GeV": found[1] - max(TRUTH.values()),
         "q0": float(analysis.masses.search.q0.max()),
         "degree of ln kappa": float(kappa.degree),
-        "chi2/ndof of ln kappa": kappa.chi2 / kappa.ndof,
+        "ln kappa": float(kappa.log_kappa.flat[0]),
+        "interpolation, largest shift in errors": interpolation.worst if interpolation else float("nan"),
         "networks, s of processor time": networks,
         "fit and intervals, s of processor time": time.process_time() - begin,
     }

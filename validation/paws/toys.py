@@ -1,0 +1,308 @@
+"""Toys of a signal of unknown masses in simulated dijets: pulls, coverage and masses. Called by run.py --toys N.
+
+Each toy is a window of 20,000 expected background events, drawn with Poisson counts from held-out simulated background (part `data` of the split
+that the model's card records), and signal that trained nothing: half of the toys the benchmark of 500 and 100 GeV, half whole mass points that the split
+keeps from training, which lie off the nodes of the grid. Auxiliary measurements (the sidebands) fluctuate. Networks are evaluated once for each event of
+the pools and node; toys look that up.
+
+The pool of background is smaller than a toy, and all toys share it: its own fluctuation moves all pulls together, by up to
+sqrt(20,000 / pool) = 1.2 of the part of their width that background makes. So the table has pulls as they are, and pulls from which the mean of toys
+of the same masses without signal is taken away; the error of that is said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gbistat.data.events import Events, concatenate
+from gbistat.data.read import read_events
+from gbistat.data.window import MassWindow
+from gbistat.errors import GbistatError
+from gbistat.fit.build import build_analysis
+from gbistat.fit.masses import with_other_events
+from gbistat.fit.minimize import fit
+from gbistat.inference.mass_profile import SearchedProfile
+from gbistat.inference.profile import profile_interval
+from gbistat.terms.store import load_model, load_reference
+from gbistat.training.paws_card import load_paws_card
+from gbistat.training.paws_dataset import read_signal
+from gbistat.training.splits import read_sample
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gbistat.fit.build import Analysis
+    from gbistat.terms.network import NetworkTerm
+    from gbistat.typing import FloatArray, IntArray
+
+EXPECTED = 20_000
+SHARES = (0.0, 0.003, 0.006, 0.01, 0.02)
+"""Injected S/B; without signal, what the pool of background does by itself."""
+ROW = "pool_row"
+FEWEST = 100
+"""Events in the window that a mass point needs."""
+MOST_SIGNAL = 4000
+
+
+class Remembered:
+    """A term that knows its values at all events of a pool, node by node, once they were asked for."""
+
+    def __init__(self, term: NetworkTerm, pool: Events) -> None:
+        self.term, self.pool = term, pool
+        self.metadata = term.metadata
+        self.name = term.name
+        self._known: dict[tuple[float, ...], FloatArray] = {}
+        self.evaluations = 0
+
+    def log_ratio(self, events: Events, /, **theta: float) -> FloatArray:
+        """Values of the pool's events that these are; other events are evaluated."""
+        if ROW not in events.names:
+            return self.term.log_ratio(events, **theta)
+        rows = events.feature(ROW).astype(np.int64)
+        key = tuple(theta.values())
+        if not all(_on_lattice(value) for value in key):
+            return self.term.log_ratio(self.pool.select(rows), **theta)  # a point that never comes again
+        values = self._known.setdefault(key, np.full(len(self.pool), np.nan, dtype=np.float32))
+        missing = np.unique(rows[np.isnan(values[rows])])
+        if missing.size:
+            self.evaluations += missing.size
+            values[missing] = self.term.log_ratio(self.pool.select(missing), **theta)
+        return values[rows].astype(np.float64)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pools:
+    """Events that toys are drawn from: rows of one set of events in the window."""
+
+    analysis: Analysis
+    events: Events
+    background: IntArray
+    signals: dict[tuple[float, float], IntArray]
+    improvement: dict[str, float]
+
+
+def pools(folder: Path, name: str, efficiency: float | None, rng: np.random.Generator) -> Pools:
+    """Held-out events, and an analysis of as much background as toys have."""
+    model = load_model(name)
+    if model.directory is None:
+        raise SystemExit(f"{name} is not on disk")
+    card = load_paws_card(model.directory / "card.yaml")
+    background = read_sample(folder, card.background, card).part("data")
+    window = MassWindow(*(model.spec.window or card.model.window))
+    inside = background.in_window(window)
+    parts, signals, begin = [inside], {}, len(inside)
+    unseen = read_signal(folder, card).part("data").in_window(window)
+    points, point_of = np.unique(unseen.matrix(card.masses), axis=0, return_inverse=True)
+    for k, point in enumerate(points):
+        own = unseen.select(point_of.ravel() == k)
+        if len(own) >= FEWEST and not any(_on_node(m) for m in point):
+            parts.append(_plain(own, inside))
+            signals[tuple(sorted(map(float, point), reverse=True))] = np.arange(begin, begin + len(own))
+            begin += len(own)
+    for item in card.benchmarks:
+        own = read_events(folder / item.file, features=card.features, mass=card.mass).in_window(window)
+        own = own.select(rng.permutation(len(own))[:MOST_SIGNAL])
+        parts.append(_plain(own, inside))
+        signals[tuple(sorted(map(float, item.masses), reverse=True))] = np.arange(begin, begin + len(own))
+        begin += len(own)
+    everything = concatenate([_plain(part, inside) for part in parts])
+    numbered = dataclasses.replace(
+        everything,
+        features=np.column_stack([everything.features, np.arange(len(everything), dtype=np.float64)]),
+        names=(*everything.names, ROW),
+        units={**everything.units, ROW: "1"},
+    )
+    terms = {key: Remembered(term, everything) for key, term in model.terms.items()}
+    improvement = {
+        f"{a:g}, {b:g}": _improvement(terms, numbered, np.arange(len(inside)), rows, card.masses, (a, b))
+        for (a, b), rows in signals.items()
+    }
+    # As much of the spectrum as toys expect, for the sidebands and their error.
+    scale = EXPECTED / len(inside)
+    outside = background.select(~window.contains(background.mass))
+    copies = np.repeat(np.arange(len(outside)), rng.poisson(scale, len(outside)))
+    wide = outside.select(copies)
+    wide = dataclasses.replace(
+        wide,
+        features=np.column_stack([wide.features, np.zeros(len(wide))]),
+        names=(*wide.names, ROW),
+        units={**wide.units, ROW: "1"},
+    )
+    nominal = numbered.select(np.repeat(np.arange(len(inside)), rng.poisson(scale, len(inside))))
+    spec = model.spec
+    if efficiency is not None:
+        signal = spec.signal.model_copy(update={"efficiency": {"efficiency": efficiency}})
+        spec = spec.model_copy(update={"signal_": signal})
+    analysis = build_analysis(
+        spec,
+        concatenate([nominal, wide]),
+        window,
+        terms=terms,
+        pool=load_reference(model),  # type: ignore[arg-type]
+    )
+    return Pools(analysis, numbered, np.arange(len(inside)), signals, improvement)
+
+
+def _on_node(mass: float) -> bool:
+    return abs(mass / 25.0 - round(mass / 25.0)) < 1e-6
+
+
+def _on_lattice(mass: float) -> bool:
+    """Whether a mass is a node of the lattices, of which the finest has 16 steps in 25 GeV."""
+    return abs((mass - 50.0) / 1.5625 - round((mass - 50.0) / 1.5625)) < 1e-4
+
+
+def _plain(events: Events, like: Events) -> Events:
+    """Features of the model alone."""
+    return dataclasses.replace(like, mass=events.mass, features=events.matrix(like.names), weights=None, notes=())
+
+
+def _improvement(
+    terms: dict[str, Remembered],
+    events: Events,
+    background: IntArray,
+    signal: IntArray,
+    names: tuple[str, ...],
+    masses: tuple[float, float],
+) -> float:
+    """Significance improvement at a false positive rate of 1e-3, at the true masses."""
+    (term,) = terms.values()
+    theta = dict(zip(names, masses, strict=True))
+    b, s = (term.log_ratio(events.select(rows), **theta) for rows in (background, signal))
+    cut = np.quantile(b, 1.0 - 1e-3)
+    return float((s > cut).mean() / np.sqrt((b > cut).mean()))
+
+
+def one_toy(source: Pools, point: tuple[float, float], share: float, rng: np.random.Generator) -> dict[str, object]:
+    """Draw, search, fit, intervals."""
+    begin = time.process_time()
+    count = rng.poisson(EXPECTED)
+    n_signal = rng.poisson(share * EXPECTED)
+    rows = np.r_[rng.choice(source.background, count), rng.choice(source.signals[point], n_signal)]
+    events = source.events.select(np.sort(rows))
+    nominal = source.analysis
+    if nominal.masses is None:
+        raise SystemExit("the model has no free masses")
+    truth = {p.name: p.start for p in nominal.masses.model.parameters} | {"n_bkg": float(EXPECTED)}
+    constraints = [
+        constraint.fluctuate(np.array([truth[name] for name in constraint.names]), rng=rng)
+        for constraint in nominal.masses.model.constraints
+    ]
+    record: dict[str, object] = {
+        "point": list(point),
+        "share": share,
+        "injected": n_signal,
+        "expected": share * EXPECTED,
+    }
+    try:
+        analysis = with_other_events(nominal, events, constraints)
+        best = fit(analysis.nll).raise_if_invalid()
+        known = analysis.masses
+        if known is None:
+            raise SystemExit("the model has no free masses")
+        names = known.names
+        found = sorted((best.value(name) for name in names), reverse=True)
+        record |= {"mu": best.value("mu"), "error": best.error("mu"), "masses": found}
+        record["q0"] = 2.0 * (fit(analysis.nll, fixed={"mu": 0.0, **{n: best.value(n) for n in names}}).nll - best.nll)
+        record["interpolation"] = None if known.interpolation is None else known.interpolation.worst
+        profile = SearchedProfile(analysis.nll, "mu", known.search, best, known.basins)
+        record["q_truth"] = profile.q(share * EXPECTED) if share else None
+        record["mu_interval"] = [
+            list(s) for s in profile_interval(analysis.nll, "mu", cl=0.6827, profile=profile).segments
+        ]
+        if share > 0:
+            # Ordered masses: the larger is the first in boxes above the diagonal, and the smaller the second.
+            upper = [basin for basin in known.basins if basin.mirror is None]
+            for name, true in zip(names, point, strict=True):
+                mass = SearchedProfile(analysis.nll, name, known.search, best, known.basins)
+                record[f"q_{name}"] = mass.q(true)
+            record["boxes"] = len(upper)
+    except GbistatError as error:
+        record["failed"] = str(error)
+    record["seconds"] = time.process_time() - begin
+    return record
+
+
+def study(folder: Path, name: str, n_toys: int, checkpoint: Path, efficiency: float | None) -> list[dict[str, object]]:
+    """All toys; those in the checkpoint are not made again."""
+    done = [json.loads(line) for line in checkpoint.read_text().splitlines()] if checkpoint.exists() else []
+    known = {(row["share"], row["number"]) for row in done if "number" in row}
+    source = pools(folder, name, efficiency, np.random.default_rng(20))
+    points = list(source.signals)
+    benchmark, others = points[-1], points[:-1]
+    print(
+        f"pool: {source.background.size} background events for toys of {EXPECTED}; {len(others)} mass points that trained nothing, "
+        f"{int(np.median([source.signals[p].size for p in others]))} events each, and {source.signals[benchmark].size} of the benchmark",
+        flush=True,
+    )
+    print(
+        "significance improvement at 1e-3: " + "; ".join(f"({k}) {v:.1f}" for k, v in source.improvement.items()),
+        flush=True,
+    )
+    # Numbers first, so that a study that is cut short has toys of every share.
+    for number in range(n_toys):
+        for share in SHARES:
+            if (share, number) in known:
+                continue
+            point = benchmark if number % 2 == 0 else others[(number // 2) % len(others)]
+            rng = np.random.default_rng([20, number, round(share * 1e4)])
+            record = one_toy(source, point, share, rng) | {"number": number}
+            done.append(record)
+            with checkpoint.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+    return done
+
+
+def table(rows: list[dict[str, object]]) -> dict[str, float]:
+    """Print the table; the numbers by name, for the bands."""
+    result: dict[str, float] = {}
+    groups: dict[tuple[float, str], list[dict[str, object]]] = defaultdict(list)
+    for row in rows:
+        kind = "benchmark" if row["point"] == [500.0, 100.0] else "parametric"
+        groups[float(row["share"]), kind].append(row)  # type: ignore[arg-type]
+        groups[float(row["share"]), "all"].append(row)  # type: ignore[arg-type]
+    print(
+        f"{'S/B %':>6} {'masses':<11} {'toys':>5} {'pull':>13} {'width':>11} {'|dm|':>5} {'cover mu':>9} {'heavier':>8} {'lighter':>8} {'s':>5}"
+    )
+    for (share, kind), group in sorted(groups.items()):
+        good = [row for row in group if "failed" not in row]
+        if not good:
+            continue
+        pull = np.array([(row["mu"] - row["expected"]) / row["error"] for row in good])  # type: ignore[operator]
+        seconds = np.mean([row["seconds"] for row in group])
+        if share == 0.0:
+            print(
+                f"{0:6.1f} {kind:<11} {len(group):5d}  median mu {np.median([row['mu'] for row in good]):.1f}, q0 {np.median([row['q0'] for row in good]):.1f}"
+            )
+            continue
+        distance = [abs(a - b) for row in good for a, b in zip(row["masses"], row["point"], strict=True)]  # type: ignore[call-overload]
+        cover = [np.mean([row[key] <= 1.0 for row in good]) for key in ("q_truth", "q_m_X", "q_m_Y")]
+        n = len(good)
+        print(
+            f"{100 * share:6.1f} {kind:<11} {len(group):5d} {pull.mean():+6.2f} +- {pull.std() / np.sqrt(n):.2f} "
+            f"{pull.std():5.2f} +- {pull.std() / np.sqrt(2 * n):.2f} {np.median(distance):5.1f} "
+            + " ".join(f"{100 * c:7.0f}%" for c in cover)
+            + f" {seconds:5.1f}"
+            + (f"   {len(group) - n} failed" if n < len(group) else "")
+        )
+        label = f"toys, S/B {100 * share:g} %, {kind}"
+        result |= {
+            f"{label}: mean pull": float(pull.mean()),
+            f"{label}: width": float(pull.std()),
+            f"{label}: median |m - truth|": float(np.median(distance)),
+        }
+        result |= {
+            f"{label}: coverage of {w}": float(c) for w, c in zip(("mu", "heavier", "lighter"), cover, strict=True)
+        }
+    worst = [row["interpolation"] for row in rows if row.get("interpolation") is not None]
+    if worst:
+        print(
+            f"interpolation, largest shift in errors: median {np.median(worst):.4f}, 95 % {np.quantile(worst, 0.95):.4f}"
+        )
+    return result
