@@ -98,6 +98,29 @@ class LearnedSignalTerm:
         return values.reshape(self.n_folds, self.n_members)
 
     @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Hashes (sha256) of the files of data that the networks were trained on."""
+        training = self.metadata.training
+        return () if training is None else tuple(item.sha256 for item in training.data if item.role == "data")
+
+    def other_data(self, file_sha256: str) -> str | None:
+        """What to tell a person who evaluates other data than those of the training; None if they are the same file.
+
+        Notes
+        -----
+        Nothing is wrong with other data: folds come from the values of the events, so that an event of the training is never judged
+        by a network that saw it, in whatever file it is. But the signal was looked for in the first file, and statements about
+        its events are not made by this one.
+        """
+        if file_sha256 in self.trained_on:
+            return None
+        known = ", ".join(digest[:12] for digest in self.trained_on) or "unknown"
+        return (
+            f"term {self.name!r} was learned from a file with sha256 {known}, and these events are of one with "
+            f"{file_sha256[:12]}: the folds still hold, but this is not the data set in which the signal was learned"
+        )
+
+    @property
     def window(self) -> tuple[float, float]:
         """Interval of the mass on which the density is normalised."""
         return self.metadata.mass.bounds
@@ -206,17 +229,24 @@ class LearnedSignalTerm:
         result = np.empty_like(latent)
         for index in np.unique(chosen).tolist():
             rows = chosen == index
-            result[rows] = self._draw(index, latent[rows])
+            result[rows] = self.transform(latent[rows], index)
         bad = int(np.sum(~np.isfinite(result).all(axis=1)))
         if bad:
             raise TermError(f"term {self.name!r} draws NaN or infinity in {bad} of {n} events; export it again")
         return self._as_events(result)
 
-    def _draw(self, index: int, latent: FloatArray) -> FloatArray:
+    def transform(self, latent: FloatArray, member: int) -> FloatArray:
+        """Mass and features, shape (n, 1 + d), that one of the K M networks makes of standard-normal numbers of that shape.
+
+        Raises
+        ------
+        TermError
+            If the term has no samplers, or the graph cannot be evaluated.
+        """
         if not self.metadata.samplers:
             raise TermError(f"term {self.name!r} has no samplers; export the training again")
-        where = f"term {self.name!r}: {self.metadata.samplers[index].file}"
-        return run_graph(self._session(index), latent, latent.shape[1], where, batch_size=BATCH_SIZE // 4)
+        where = f"term {self.name!r}: {self.metadata.samplers[member].file}"
+        return run_graph(self._session(member), latent, latent.shape[1], where, batch_size=BATCH_SIZE // 4)
 
     def _as_events(self, x: FloatArray) -> Events:
         """Events of rows, each moved strictly inside its range if float32 rounded it onto an end."""
