@@ -15,11 +15,13 @@ __all__ = [
     "distributed",
     "h5py",
     "hist",
+    "jax",
     "jinja2",
     "jsonpatch",
     "keras",
     "mplhep",
     "numba",
+    "onnx",
     "onnxruntime",
     "pyarrow",
     "pyhf",
@@ -41,6 +43,11 @@ def _load(module: str, purpose: str, install: str) -> Any:
             f"{purpose} needs the package {module!r}, which cannot be imported here ({error}); "
             f"install it with: pip install {install!r}"
         ) from error
+
+
+def onnx() -> Any:
+    """onnx (with tf2onnx in the extra ``train``), which reads and writes graphs."""
+    return _load("onnx", "writing an ONNX graph", "gbistat[train]")
 
 
 def onnxruntime() -> Any:
@@ -114,6 +121,11 @@ def threadpoolctl() -> Any:
 def tensorflow() -> Any:
     """TensorFlow (extra ``train``)."""
     return _load("tensorflow", "training a network", "gbistat[train]")
+
+
+def jax() -> Any:
+    """JAX, the other backend that trains stacks of flows."""
+    return _load("jax", "training on the backend jax", "jax")
 
 
 def jinja2() -> Any:

@@ -13,9 +13,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from gbistat.data.events import Events
+    from gbistat.data.window import MassWindow
     from gbistat.terms.store import LoadedModel
+    from gbistat.training.ranode_card import RanodeCard
+    from gbistat.training.ranode_data import RanodeData
+    from gbistat.typing import FloatArray, Json
 
-__all__ = ["check_background", "run_background_training", "run_export", "run_paws_training", "run_training"]
+__all__ = [
+    "check_background",
+    "prepare_ranode",
+    "ranode_data",
+    "run_background_training",
+    "run_export",
+    "run_paws_training",
+    "run_ranode_training",
+    "run_training",
+]
+
+TRANSFORM_EVENTS = 5000
+"""Generated events to which the transform of a signal flow is fitted."""
 
 
 def run_training(
@@ -93,12 +110,178 @@ def run_paws_training(
     save_losses(histories, run / "losses.png", label="binary cross-entropy")
 
 
+def run_ranode_training(
+    card: Path, run: Path, *, events: Path | None = None, progress: Callable[[float, str], None] | None = None
+) -> tuple[str, ...]:
+    """Train a signal density on data and draw its losses; see :func:`gbistat.training.ranode.train_ranode`.
+
+    Returns
+    -------
+    tuple of str
+        What a person should know about data, sidebands and generator.
+
+    Raises
+    ------
+    GbistatError
+        If the card, the generator, the events or the folder cannot be used, or the training extra is not installed.
+    """
+    from gbistat.plotting.losses import save_losses
+    from gbistat.training.ranode import train_ranode
+    from gbistat.training.ranode_card import load_ranode_card
+
+    loaded = load_ranode_card(card)
+    data = prepare_ranode(loaded, events)
+    done = train_ranode(loaded, run, data, progress=progress)
+    histories = []
+    for index in range(len(loaded.fraction.starts)):
+        history = done.stack(index).history()
+        # One curve a fold, per 1000 events: single networks see a few signal events each.
+        losses = np.array([[epoch.losses, epoch.validation_losses] for epoch in history])
+        folds = losses.reshape(len(history), 2, loaded.folds.n_folds, -1)
+        left_out = np.array(done.counts["folds"])
+        outside = left_out.sum() - left_out
+        share = loaded.folds.members / loaded.folds.parts
+        for k in range(loaded.folds.n_folds):
+            trained, validated = folds[:, 0, k].mean(axis=1), folds[:, 1, k].sum(axis=1) / (outside[k] * share)
+            histories.append([(1e3 * a, 1e3 * b) for a, b in zip(trained.tolist(), validated.tolist(), strict=True)])
+    save_losses(histories, run / "losses.png", label="$-$ln likelihood ratio to background, per 1000 events")
+    return tuple(data.record["warnings"])
+
+
+def prepare_ranode(card: RanodeCard, events: Path | None = None) -> RanodeData:
+    """Read the data of a card, fit the background of the mass to their sidebands, and evaluate the generator once.
+
+    Parameters
+    ----------
+    card : RanodeCard
+        What is to be trained.
+    events : Path, optional
+        The file of data, or the folder that holds the card's; ``card.events`` by default.
+
+    Raises
+    ------
+    CardError
+        If the card's generator is none, or no window is given.
+    EventsError, WindowError, UnitsError
+        If features are missing, no event is in the window or in a sideband, or the window leaves no sidebands.
+    ModelError, FitFailed
+        If the generator's model cannot be used, or the sideband fit fails.
+    """
+    from pathlib import Path
+
+    from gbistat.data.read import read_events
+    from gbistat.data.window import MassWindow
+    from gbistat.errors import CardError, EventsError
+    from gbistat.terms.generator import GeneratorTerm
+    from gbistat.terms.store import load_model
+    from gbistat.training.splits import file_sha256
+
+    model = load_model(card.generator)
+    spec = model.spec
+    if spec.background.features is None or not spec.background.mass.is_free:
+        raise CardError(
+            f"the model {spec.name!r} has no generator of features with a free mass shape (background.features); name one that "
+            "gbistat train background made"
+        )
+    generator = GeneratorTerm(model.terms[spec.background.features])
+    edges = card.window or spec.window
+    if edges is None:
+        raise CardError(f"neither the card nor the model {spec.name!r} says which window; add window: [low, high]")
+    window = MassWindow(*edges, unit=spec.mass.unit)
+    folder = Path(card.events) if events is None else events
+    path = folder if folder.is_file() else folder / card.data.file
+    if not path.is_file():
+        raise EventsError(f"{card.data.file} is not in {folder}; give the file of data or its folder (--events)")
+    spectrum = read_events(
+        path, features=generator.features, mass=spec.mass.name, unit=card.data.unit, mapping=card.data.mapping
+    ).to_unit(spec.mass.unit)
+    record = {"file": path.name, "sha256": file_sha256(path)}
+    return ranode_data(card, spectrum, model, window, record=record)
+
+
+def ranode_data(
+    card: RanodeCard,
+    spectrum: Events,
+    model: LoadedModel,
+    window: MassWindow,
+    *,
+    record: Json,
+    log_features: FloatArray | None = None,
+) -> RanodeData:
+    """Data of a window from the whole spectrum: the part of `prepare_ranode` that needs no files.
+
+    Parameters
+    ----------
+    card : RanodeCard
+        Its seed draws the events that the transform is fitted to.
+    spectrum : Events
+        Events in window and sidebands, in the unit of the generator.
+    model : LoadedModel
+        Model of the generator.
+    window : MassWindow
+        Where signal is looked for.
+    record : dict
+        ``file`` and ``sha256`` of the data.
+    log_features : array of shape (n,), optional
+        ln p_b(x|m) of the n events in the window, if it is known already.
+
+    Raises
+    ------
+    EventsError, WindowError, FitFailed
+        As `prepare_ranode`.
+    """
+    from gbistat.data.transforms import FeatureTransform
+    from gbistat.data.window import MassWindow
+    from gbistat.fit.sidebands import fit_sidebands
+    from gbistat.terms.generator import GeneratorTerm
+    from gbistat.terms.shapes.registry import make_shape
+    from gbistat.training.ranode_data import RanodeData
+
+    spec = model.spec
+    generator = GeneratorTerm(model.terms[str(spec.background.features)])
+    inside = spectrum.in_window(window)
+    shape = make_shape(spec.background.mass.shape, **spec.background.mass.options)
+    fit_range = MassWindow(*spec.background.fit_range, unit=spec.mass.unit)
+    sidebands = fit_sidebands(spectrum, window, fit_range, shape)
+    density, values = sidebands.density(), np.zeros(sidebands.theta.size)
+    given = generator.log_prob(inside.features, inside.mass) if log_features is None else log_features
+    log_background = density.log_prob(inside.mass, values) + given
+    rng = np.random.default_rng([card.seed, 20])
+    mass = density.sample(TRANSFORM_EVENTS, values, rng=rng).clip(window.low, np.nextafter(window.high, window.low))
+    made = np.column_stack([mass, generator.sample(mass, rng=rng)])
+    bounds = [window.edges, *(item.bounds for item in generator.metadata.features[1:])]
+    names = (spec.mass.name, *generator.features)
+    transform = FeatureTransform.fit(made, names, bounds=bounds)
+    warnings = []
+    if spec.window is None or window.low < spec.window[0] or window.high > spec.window[1]:
+        warnings.append(
+            f"the window {window} is not inside {spec.window}, to which the generator {spec.name!r} was blind"
+        )
+    if sidebands.goodness.p_value < 0.01:
+        warnings.append(f"the sideband fit describes the spectrum badly: p = {sidebands.goodness.p_value:.2g}")
+    lost = int(np.sum(~np.isfinite(log_background)))
+    if lost:
+        warnings.append(
+            f"{lost} of {len(inside)} events in the window are outside the range of the generator and are left out"
+        )
+    complete = {
+        **record,
+        "n_events": len(spectrum),
+        "n_window": len(inside),
+        "generator": {"name": spec.name, "sha256": model.sha256, "term": generator.name},
+        "sidebands": sidebands.to_dict(),
+        "warnings": warnings,
+    }
+    return RanodeData(inside, log_background, transform, complete)
+
+
 def run_export(
     run: Path, output: Path, *, overwrite: bool = False, checks: bool = True, events: Path | None = None
 ) -> LoadedModel:
     """Export a finished training as a model.
 
-    See :func:`gbistat.training.export.export_ratio`, :func:`gbistat.training.paws_export.export_paws` and
+    See :func:`gbistat.training.export.export_ratio`, :func:`gbistat.training.paws_export.export_paws`,
+    :func:`gbistat.training.ranode_export.export_ranode` and
     :func:`gbistat.training.background_export.export_background`; a generator
     is checked after it was written, see `check_background`.
 
@@ -115,6 +298,10 @@ def run_export(
 
         model = export_sigma(run, output, overwrite=overwrite)
         return check_background(run, model, events=events) if checks else model
+    if kind == "ranode":
+        from gbistat.training.ranode_export import export_ranode
+
+        return export_ranode(run, output, overwrite=overwrite)
     if kind == "paws":
         from gbistat.training.paws_export import export_paws
 

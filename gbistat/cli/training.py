@@ -76,6 +76,19 @@ def train_paws_command(card: Path, run: Path, events: Path | None, debug: bool) 
     click.echo(f"trained {run}, losses in {run / 'losses.png'}; export it with: gbistat export {run} --output FOLDER")
 
 
+@train_command.command("ranode")
+@_training
+def train_ranode_command(card: Path, run: Path, events: Path | None, debug: bool) -> None:
+    """Learn the signal in the data of CARD (DIR may be the file itself); the same command goes on where it was stopped."""
+    from gbistat.training_workflow import run_ranode_training
+
+    with _progress() as progress:
+        warnings = run_ranode_training(card, run, events=events, progress=progress)
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"trained {run}, losses in {run / 'losses.png'}; export it with: gbistat export {run} --output FOLDER")
+
+
 @contextmanager
 def _progress() -> Iterator[Callable[[float, str], None] | None]:
     """Progress bar with time left on standard error, if that is a terminal."""

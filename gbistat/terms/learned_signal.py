@@ -206,17 +206,24 @@ class LearnedSignalTerm:
         result = np.empty_like(latent)
         for index in np.unique(chosen).tolist():
             rows = chosen == index
-            result[rows] = self._draw(index, latent[rows])
+            result[rows] = self.transform(latent[rows], index)
         bad = int(np.sum(~np.isfinite(result).all(axis=1)))
         if bad:
             raise TermError(f"term {self.name!r} draws NaN or infinity in {bad} of {n} events; export it again")
         return self._as_events(result)
 
-    def _draw(self, index: int, latent: FloatArray) -> FloatArray:
+    def transform(self, latent: FloatArray, member: int) -> FloatArray:
+        """Mass and features, shape (n, 1 + d), that one of the K M networks makes of standard-normal numbers of that shape.
+
+        Raises
+        ------
+        TermError
+            If the term has no samplers, or the graph cannot be evaluated.
+        """
         if not self.metadata.samplers:
             raise TermError(f"term {self.name!r} has no samplers; export the training again")
-        where = f"term {self.name!r}: {self.metadata.samplers[index].file}"
-        return run_graph(self._session(index), latent, latent.shape[1], where, batch_size=BATCH_SIZE // 4)
+        where = f"term {self.name!r}: {self.metadata.samplers[member].file}"
+        return run_graph(self._session(member), latent, latent.shape[1], where, batch_size=BATCH_SIZE // 4)
 
     def _as_events(self, x: FloatArray) -> Events:
         """Events of rows, each moved strictly inside its range if float32 rounded it onto an end."""

@@ -35,7 +35,13 @@ __all__ = [
 ]
 
 CARD_SCHEMA: Final = "gbistat.training/1"
-COMMANDS: Final = {"ratio": "ratio", "background": "background", "sigma": "background", "paws": "paws"}
+COMMANDS: Final = {
+    "ratio": "ratio",
+    "background": "background",
+    "sigma": "background",
+    "paws": "paws",
+    "ranode": "ranode",
+}
 """Verb of ``gbistat train`` for each kind of card."""
 
 AtLeastOne = Annotated[int, Field(strict=True, ge=1)]

@@ -24,12 +24,24 @@ import numpy as np
 
 from gbistat.training.environment import keras
 
-__all__ = ["LEAST_SIZE", "LEAST_SLOPE", "Bin", "n_spline_parameters", "spline_forward", "spline_inverse"]
+__all__ = [
+    "LEAST_SIZE",
+    "LEAST_SLOPE",
+    "SLOPE_OFFSET",
+    "Bin",
+    "forward_in",
+    "inverse_in",
+    "n_spline_parameters",
+    "spline_forward",
+    "spline_inverse",
+]
 
 LEAST_SIZE = 1e-3
 """Smallest width and height of a bin as a share of 2B."""
 LEAST_SLOPE = 1e-3
 """Smallest derivative at a knot."""
+SLOPE_OFFSET = math.log(math.expm1(1.0 - LEAST_SLOPE))
+"""softplus(0 + SLOPE_OFFSET) + LEAST_SLOPE = 1."""
 
 
 def n_spline_parameters(bins: int) -> int:
@@ -81,8 +93,12 @@ def spline_forward(x: Any, raw: Any, *, bins: int, bound: float) -> tuple[Any, A
     (tensor, tensor)
         y and ln dy/dx, each of shape (n, d).
     """
+    return forward_in(_find(x, raw, bins, bound, of_output=False), x, bound)
+
+
+def forward_in(found: Bin, x: Any, bound: float) -> tuple[Any, Any]:
+    """As `spline_forward`, in bins that are known."""
     ops = keras().ops
-    found = _find(x, raw, bins, bound, of_output=False)
     xi = (ops.clip(x, -bound, bound) - found.x) / found.width
     slope = found.height / found.width
     rest = 1.0 - xi
@@ -96,8 +112,12 @@ def spline_forward(x: Any, raw: Any, *, bins: int, bound: float) -> tuple[Any, A
 
 def spline_inverse(y: Any, raw: Any, *, bins: int, bound: float) -> Any:
     """Value at which the spline is `y`; arguments as in `spline_forward`."""
+    return inverse_in(_find(y, raw, bins, bound, of_output=True), y, bound)
+
+
+def inverse_in(found: Bin, y: Any, bound: float) -> Any:
+    """As `spline_inverse`, in bins that are known."""
     ops = keras().ops
-    found = _find(y, raw, bins, bound, of_output=True)
     above = ops.clip(y, -bound, bound) - found.y
     slope = found.height / found.width
     bend = above * (found.right + found.left - 2.0 * slope)
@@ -114,9 +134,7 @@ def _find(values: Any, raw: Any, bins: int, bound: float, *, of_output: bool) ->
     ops = keras().ops
     x, width = _knots(raw[..., :bins], bins, bound)
     y, height = _knots(raw[..., bins : 2 * bins], bins, bound)
-    # softplus(0 + offset) + LEAST_SLOPE = 1
-    offset = math.log(math.expm1(1.0 - LEAST_SLOPE))
-    inner = ops.softplus(raw[..., 2 * bins :] + offset) + LEAST_SLOPE
+    inner = ops.softplus(raw[..., 2 * bins :] + SLOPE_OFFSET) + LEAST_SLOPE
     one = ops.ones_like(inner[..., :1])
     left, right = ops.concatenate([one, inner], axis=-1), ops.concatenate([inner, one], axis=-1)
     edges = (y if of_output else x)[..., 1:]
