@@ -37,10 +37,12 @@ def test_agrees_with_a_general_minimiser(signal, background, w):
 
 
 def test_no_weights_exceed_the_upper_bound_even_when_stopped_early():
-    logs = columns(400, 0, 6)
+    logs = 4.0 * columns(400, 0, 6)
     early, rng = maximise_mixture(logs, max_iterations=1, tolerance=0.0), np.random.default_rng(1)
     best = maximise_mixture(logs, tolerance=1e-9)
     assert early.value <= best.value <= early.upper_bound
+    rows = np.exp(logs) / (early.weights @ np.exp(logs))
+    assert early.gap == pytest.approx(rows.sum(axis=1).max() - 400, rel=1e-6)
     for b in rng.dirichlet(np.full(6, 0.3), 200):
         assert np.log(b @ np.exp(logs)).sum() <= best.upper_bound
 

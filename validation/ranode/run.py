@@ -206,6 +206,9 @@ def main() -> int:
     parser.add_argument("--nulls", type=int, default=200)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--trainings", type=Path)
+    parser.add_argument(
+        "--events", type=Path, help="folder of the simulated dijet files, for q0 of dijet-paws in part (b)"
+    )
     parser.add_argument("--trained-only", action="store_true", help="leave out part (a)")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
@@ -221,7 +224,7 @@ def main() -> int:
         kept = None if options.work is None else options.work / "trained"
         if kept is not None:
             kept.mkdir(exist_ok=True)
-        numbers |= trained.print_trained(trained.read_all(options.trainings, kept))
+        numbers |= trained.print_trained(trained.read_all(options.trainings, kept, options.events))
     expected = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
     bad = []
     for name, (low, high) in expected["quick" if options.quick else "full"].items():
