@@ -17,22 +17,14 @@ from gbistat.diagnostics.impact import injection_power, pool_windows, projected_
 from gbistat.diagnostics.nplm import nplm_test
 from gbistat.diagnostics.overfitting import compare_with_training, ensemble_stability
 from gbistat.diagnostics.pulls import generator_pulls
-from gbistat.diagnostics.saved import CERTIFICATE
 from gbistat.diagnostics.scorecard import ScorecardOptions, scorecard
 from gbistat.diagnostics.verdict import decide
 from gbistat.diagnostics.weights import Scores
-from gbistat.errors import EventsError, ModelError, OptionError, OutputError
-from gbistat.report.document import to_text
-from gbistat.report.files import check_writable, write_text
-from gbistat.terms.certificates import attach_certificate
-from gbistat.terms.store import load_model
-from gbistat.terms.tilted import save_tilted
+from gbistat.errors import EventsError, OptionError
 from gbistat.training.classifiers import forward_fit
-from gbistat.training.tilt import train_tilt
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from gbistat.config import RunOptions
     from gbistat.data.events import Events
@@ -40,11 +32,10 @@ if TYPE_CHECKING:
     from gbistat.diagnostics.impact import Impact, PooledBias
     from gbistat.diagnostics.overfitting import EnsembleStability, Overfitting
     from gbistat.diagnostics.pulls import Pulls
-    from gbistat.terms.store import LoadedModel
     from gbistat.typing import FloatArray, IntArray
     from gbistat.workflow import Steps
 
-__all__ = ["attach_to_model", "diagnose_samples", "export_tilt", "pseudo_windows", "run_diagnose", "write_certificate"]
+__all__ = ["diagnose_samples", "pseudo_windows", "run_diagnose"]
 
 PSEUDO_WINDOWS, SMALLEST_WINDOW = 4, 50
 IN_THE_WINDOW = (
@@ -228,80 +219,6 @@ def diagnose_samples(
         observables=classified.observables,
         units={name: data.units[name] for name in classified.observables},
     )
-
-
-def write_certificate(certificate: Certificate, directory: Path) -> list[Path]:
-    """Write ``diagnostics.json`` and the figures.
-
-    Raises
-    ------
-    OutputError
-        If the folder or a file cannot be written.
-    """
-    from gbistat.plotting.certificate import save_certificate
-
-    check_writable(directory)
-    written = [write_text(directory / CERTIFICATE, to_text(certificate.to_dict()))]
-    return written + save_certificate(certificate, directory)
-
-
-def attach_to_model(certificate: Certificate, options: RunOptions, request: DiagnoseRequest) -> Path:
-    """Put a certificate into the generator that it is about, or into the model: its term's metadata, and the long form beside.
-
-    Raises
-    ------
-    ModelError
-        If the model has no folder (it stands in a run card).
-    OutputError
-        If the folder cannot be written.
-    """
-    model = options.model if request.generator is None else load_model(request.generator)
-    attached = attach_certificate(model, certificate.short(), to_text(certificate.to_dict()).encode())
-    if attached.directory is None:
-        raise ModelError(f"model {model.name!r} has no folder")
-    return attached.directory / CERTIFICATE
-
-
-def export_tilt(
-    options: RunOptions,
-    request: DiagnoseRequest,
-    directory: Path,
-    *,
-    certificate: Certificate | None = None,
-    steps: Steps = _silent,
-) -> LoadedModel:
-    """Write a copy of the generator, or of the model, with a nuisance that tilts the background with classifier weights.
-
-    Parameters
-    ----------
-    options, request
-        As for `run_diagnose`: the same pairs of events train the classifiers of the tilt.
-    directory : Path
-        Folder of the copy.
-    certificate : Certificate, optional
-        Put into the copy.
-    steps : callable, optional
-        Told about each step.
-
-    Raises
-    ------
-    GbistatError
-        As for `run_diagnose`; or the window is unblinded, where a signal would become background; or the copy cannot be written.
-    """
-    if request.unblind:
-        raise OptionError("a tilt learned in the signal window would take a signal for background; leave --unblind out")
-    target = options.model if request.generator is None else load_model(request.generator)
-    if directory.exists():
-        raise OutputError(f"{directory} already exists; choose another place for the model with the tilt")
-    rng = np.random.default_rng(request.seed)
-    pairs = read_pairs(options, request, rng=rng, steps=steps)
-    mass = options.model.spec
-    with steps("classifiers of the tilt"):
-        term = train_tilt(pairs.data, pairs.generated, rng=rng, valid=mass.valid or mass.background.fit_range)
-    model = save_tilted(target, directory, term)
-    if certificate is None:
-        return model
-    return attach_certificate(model, certificate.short(), to_text(certificate.to_dict()).encode())
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,6 +30,7 @@ LAYERS = (
         "scan_workflow",
         "training_workflow",
         "diagnose_inputs",
+        "diagnose_outputs",
         "diagnose_residuals",
         "diagnose_workflow",
         "config",
@@ -106,7 +107,7 @@ def upward(path: Path) -> list[str]:
         if home == "training":
             allowed = target == "training" or (target in LEVEL and LEVEL[target] <= LEVEL["terms"])
         elif target == "training":
-            allowed = home in {"training_workflow", "diagnose_inputs", "diagnose_residuals", "diagnose_workflow", "cli"}
+            allowed = home in {"training_workflow", "cli"} or home.startswith("diagnose_")
         else:
             sideways = {home, target} == SIDE_BY_SIDE
             allowed = target in LEVEL and LEVEL[target] <= LEVEL[home] and not sideways

@@ -86,8 +86,9 @@ def diagnose_command(
     """
     from gbistat.cli.toys import progress_bar
     from gbistat.diagnose_inputs import DiagnoseRequest
-    from gbistat.diagnose_workflow import attach_to_model, run_diagnose, write_certificate
-    from gbistat.diagnose_workflow import export_tilt as write_tilt
+    from gbistat.diagnose_outputs import attach_to_model, write_certificate
+    from gbistat.diagnose_outputs import export_tilt as write_tilt
+    from gbistat.diagnose_workflow import run_diagnose
     from gbistat.diagnostics.verdict import VerdictOptions
     from gbistat.report.document import to_text
     from gbistat.report.files import check_writable, write_text

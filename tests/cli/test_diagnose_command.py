@@ -11,10 +11,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from gbistat import diagnose_workflow
+from gbistat import diagnose_outputs
 from gbistat.cli import main
 from gbistat.config import DEFAULT_MODEL, demo_events, resolve_options
 from gbistat.diagnose_inputs import DiagnoseRequest
+from gbistat.diagnose_workflow import pseudo_windows
 from gbistat.diagnostics.saved import model_verdict, saved_verdict
 from gbistat.errors import ModelError, OptionError, OutputError
 from gbistat.terms.certificates import certificate_of
@@ -55,7 +56,9 @@ def test_the_certificate_of_the_shipped_model(folder):
     assert "cannot certify 0.2 sigma" in content["statement"]
     assert content["region"] == "sidebands"
     assert {"name", "value", "p", "null", "verdict"} == set(content["checks"][0])
-    assert content["classifier"]["n"] == [1500, 1500]
+    # The first of two folds trains the classifier only.
+    assert content["impact"]["n"] == [1500, 1500]
+    assert content["classifier"]["n"] == [750, 750]
     assert set(content["settings"]["fold_hashes"]) == {"test", "generated"}
     names = {path.name for path in folder.iterdir()}
     assert {"weights.png", "weights_log.png", "log_weights.png", "roc.png", "calibration.png", "nplm.png"} <= names
@@ -177,7 +180,7 @@ def test_a_tilt_is_exported_with_its_certificate(monkeypatch, tmp_path):
             ratio, metadata=ratio.metadata.model_copy(update={"name": "tilt", "certificate": None})
         )
 
-    monkeypatch.setattr(diagnose_workflow, "train_tilt", train)
+    monkeypatch.setattr(diagnose_outputs, "train_tilt", train)
     quick = [*QUICK, "--nplm-permutations", "0", "--max-events", "600", "--json", str(tmp_path / "x.json")]
     assert run(["diagnose", *quick, "--export-tilt", str(tmp_path / "tilted")]) == 0
     assert seen == [(600, 600, (3100.0, 5000.0))]
@@ -188,20 +191,20 @@ def test_a_tilt_is_exported_with_its_certificate(monkeypatch, tmp_path):
     assert load_reference(model) is not None
     request = DiagnoseRequest(unblind=True)
     with pytest.raises(OptionError, match="would take a signal for background"):
-        diagnose_workflow.export_tilt(resolve_options(), request, tmp_path / "other")
+        diagnose_outputs.export_tilt(resolve_options(), request, tmp_path / "other")
     with pytest.raises(OutputError, match="already exists"):
-        diagnose_workflow.export_tilt(resolve_options(), DiagnoseRequest(), tmp_path / "tilted")
+        diagnose_outputs.export_tilt(resolve_options(), DiagnoseRequest(), tmp_path / "tilted")
 
 
 def test_pseudo_windows_do_not_straddle_the_window():
     mass = np.concatenate([np.linspace(3100, 3300, 300), np.linspace(3700, 5000, 700)])
-    parts = diagnose_workflow.pseudo_windows(mass, 3500.0)
+    parts = pseudo_windows(mass, 3500.0)
     assert sorted(np.concatenate(parts).tolist()) == list(range(1000))
     assert [(bool(np.all(mass[rows] < 3500)), bool(np.all(mass[rows] > 3500))) for rows in parts] == [
         (True, False), (False, True), (False, True), (False, True),
     ]  # fmt: skip
     # Few events on a side are no window.
-    assert len(diagnose_workflow.pseudo_windows(mass[280:], 3500.0)) == 3
+    assert len(pseudo_windows(mass[280:], 3500.0)) == 3
 
 
 def test_an_unblinded_window_asks_for_no_bias(capsys):
