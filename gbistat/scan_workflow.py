@@ -12,8 +12,10 @@ import numpy as np
 from gbistat import __version__
 from gbistat.errors import ModelError, OptionError
 from gbistat.inference.plane_limits import plane_limits
+from gbistat.inference.plane_significance import plane_significance
 from gbistat.report.document import to_text
 from gbistat.report.files import check_writable, write_text
+from gbistat.rng import as_generator
 from gbistat.toy_workflow import analyse
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from gbistat.config import RunOptions
     from gbistat.fit.masses import FreeMasses
     from gbistat.inference.plane_limits import PlaneLimits
+    from gbistat.inference.plane_significance import PlaneSignificance
     from gbistat.typing import FloatArray, Json
     from gbistat.workflow import Steps
 
@@ -47,6 +50,8 @@ class ScanReport:
         Search and normalisation.
     warnings : tuple of str
         What a reader must know.
+    significance : PlaneSignificance, optional
+        Local and global significance of the largest excess, where toys were asked for.
     """
 
     model: str
@@ -56,6 +61,7 @@ class ScanReport:
     limits: PlaneLimits
     masses: FreeMasses
     warnings: tuple[str, ...]
+    significance: PlaneSignificance | None = None
 
     def to_dict(self) -> Json:
         """Plain numbers, for JSON."""
@@ -66,6 +72,7 @@ class ScanReport:
             "window": list(self.window),
             "unit": self.unit,
             **self.limits.to_dict(),
+            "global": None if self.significance is None else self.significance.to_dict(),
             "warnings": list(self.warnings),
         }
 
@@ -78,6 +85,8 @@ def run_scan(
     options: RunOptions,
     *,
     step: float | None = None,
+    toys: int = 0,
+    seed: int = 1,
     steps: Steps = _silent,
     progress: Callable[[int, int], None] | None = None,
 ) -> ScanReport:
@@ -89,6 +98,10 @@ def run_scan(
         Model, events, one window.
     step : float, optional
         Largest distance of nodes, in the unit of the masses; by default twice that of the ratio's own grid.
+    toys : int, default 0
+        Background-only toys for the global significance, over the ratio's own grid.
+    seed : int, default 1
+        Seed of the toys.
     steps, progress : callable, optional
         Told about each step, and about nodes done.
 
@@ -99,6 +112,8 @@ def run_scan(
     """
     if step is not None and not (math.isfinite(step) and step > 0):
         raise OptionError(f"step {step:g} must be above 0")
+    if toys < 0:
+        raise OptionError(f"{toys} toys: give a number of 0 or more")
     with steps(f"reading {options.source.path.name}, networks"):
         analysis = analyse(options, "scan")
     if analysis.masses is None:
@@ -111,6 +126,10 @@ def run_scan(
         axes = [np.linspace(a[0], a[-1], max(2, math.ceil((a[-1] - a[0]) / step - 1e-9) + 1)) for a in grid.axes]
     with steps("limits"):
         limits = plane_limits(analysis, axes, cl=options.cl, progress=progress)
+    significance = None
+    if toys:
+        with steps("toys without signal"):
+            significance = plane_significance(analysis, toys, rng=as_generator(seed), seed=seed, progress=progress)
     warnings = list(analysis.warnings)
     if limits.failures:
         place, message = limits.failures[0]
@@ -126,6 +145,7 @@ def run_scan(
         limits,
         analysis.masses,
         tuple(warnings),
+        significance,
     )
 
 

@@ -15,6 +15,9 @@ from gbistat.cli.options import run_options, source
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rich.console import Console
+
+    from gbistat.inference.plane_significance import PlaneSignificance
     from gbistat.scan_workflow import ScanReport
     from gbistat.workflow import Steps
 
@@ -25,10 +28,19 @@ __all__ = ["scan_command"]
 @source
 @click.option("--step", type=float, help="Distance of the masses.  [default: twice that of the ratio's own grid]")
 @click.option("--cl", type=float, help="Confidence level of limits.  [default: 0.95]")
+@click.option("--toys", type=int, default=0, help="Background-only toys for the global significance.  [default: none]")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the toys.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Write maps and JSON there.")
 @click.option("--json", "json_path", metavar="FILE", help="Write JSON to a file, or to standard output (-).")
 def scan_command(
-    step: float | None, cl: float | None, output: Path | None, json_path: str | None, debug: bool, **options: Any
+    step: float | None,
+    cl: float | None,
+    toys: int,
+    seed: int,
+    output: Path | None,
+    json_path: str | None,
+    debug: bool,
+    **options: Any,
 ) -> int:
     """Limits and local significance with the masses of the signal held at each point of a grid."""
     from gbistat.report.document import to_text
@@ -40,7 +52,7 @@ def scan_command(
         check_writable(output, file)
     run = run_options(**options, cl=cl)
     with _bar() as (steps, progress):
-        report = run_scan(run, step=step, steps=steps, progress=progress)
+        report = run_scan(run, step=step, toys=toys, seed=seed, steps=steps, progress=progress)
         written = [] if output is None else write_scan(report, output)
     if json_path == "-":
         click.echo(to_text(report.to_dict()), nl=False)
@@ -84,8 +96,48 @@ def _show(report: ScanReport) -> None:
         )
     console.print(table)
     console.print("local: at masses fixed beforehand; the highest of a whole plane is higher without any signal")
+    if report.significance is not None:
+        _show_global(console, report.significance, report.unit)
     for warning in report.warnings:
         console.print(f"[yellow]warning[/yellow] {warning}", soft_wrap=True)
+
+
+def _show_global(console: Console, found: PlaneSignificance, unit: str) -> None:
+    """Largest excess: local and global p-values of every method."""
+    from rich.table import Table
+
+    place = ", ".join(f"{name} = {value:.6g}" for name, value in found.masses.items())
+    half = " (half of the plane: the masses can be exchanged)" if found.symmetric else ""
+    table = Table(
+        "method",
+        "local p",
+        "local Z",
+        "global p",
+        "68.27 %",
+        "global Z",
+        "toys",
+        title=f"largest excess of {found.searched} nodes{half}: {place} {unit}, {found.strength:.4g} events",
+        title_justify="left",
+    )
+    for result in found.results:
+        bound = "below " if result.method == "toys" and result.p_low == 0.0 else ""
+        table.add_row(
+            result.method,
+            f"{result.p_local:.2g}",
+            f"{result.z_local:.2f}",
+            f"{bound}{result.p_global:.2g}",
+            f"{result.p_low:.2g} to {result.p_high:.2g}",
+            f"{'above ' if bound else ''}{result.z_global:.2f}",
+            str(result.n_toys),
+        )
+    console.print(table)
+    low, high = found.z_interval
+    console.print(
+        f"global significance {found.best.z_global:.2f} ({low:.2f} to {high:.2f}), by {found.best.method}; the statistic is that of the "
+        "map: at its nodes, without the nuisance of a spurious signal"
+    )
+    for note in dict.fromkeys([*found.notes, *(note for result in found.results for note in result.notes)]):
+        console.print(f"note {note}", soft_wrap=True)
 
 
 @contextmanager

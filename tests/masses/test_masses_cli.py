@@ -73,7 +73,10 @@ def test_limits_are_at_the_best_masses_or_at_those_given(folder, capsys):
 
 
 def test_scan_over_the_plane(folder, capsys, tmp_path):
-    printed = run(capsys, folder, "scan", "--step", "275", "--output", tmp_path / "out", "--json", tmp_path / "s.json")
+    printed = run(
+        capsys, folder, "scan", "--step", "275", "--toys", "300", "--seed", "5",
+        "--output", tmp_path / "out", "--json", tmp_path / "s.json",
+    )  # fmt: skip
     assert "the ten largest local significances of 9" in " ".join(printed.out.split())
     document = json.loads((tmp_path / "s.json").read_text())
     assert document == json.loads((tmp_path / "out" / "scan.json").read_text())
@@ -83,6 +86,13 @@ def test_scan_over_the_plane(folder, capsys, tmp_path):
     assert observed.shape == (3, 3)
     assert (np.diff(expected, axis=-1) > 0).all()
     assert document["failures"] == []
+    found = document["global"]
+    assert (found["n_toys"], found["seed"], found["symmetric"], found["searched"]) == (300, 5, False, 144)
+    assert found["method"] == "euler-characteristic"  # 90 events: no toy comes near
+    assert found["p0_local"] < found["p0_global"] < 1e-4
+    assert found["methods"][0]["p0_global_interval"][0] == 0.0
+    assert found["z_global_interval"][0] < found["z_global"] < found["z_local"]
+    assert "largest excess of 144 nodes" in " ".join(printed.out.split())
     # One node alone, by the other command.
     out = run(capsys, folder, "limits", "--no-binned", "--json", "-", "--mass", "m_X=325", "--mass", "m_Y=50").out
     (result,) = json.loads(out)["results"]
@@ -95,6 +105,10 @@ def test_bad_requests(folder, capsys):
     assert "'m_Z' to hold" in run(capsys, folder, "fit", "--mass", "m_Z=3", code=1).err
     assert "not NAME=VALUE" in run(capsys, folder, "fit", "--mass", "m_X", code=2).err
     assert "m_X = 900 is outside 50 to 600" in run(capsys, folder, "fit", "--mass", "m_X=900", code=1).err
+    assert "-1 toys" in run(capsys, folder, "scan", "--toys", "-1", code=1).err
+    assert "no look elsewhere" in run(
+        capsys, folder, "scan", "--step", "550", "--toys", "5", "--mass", "m_X=510", code=1
+    ).err  # fmt: skip
     assert "step -5 must be above 0" in run(capsys, folder, "scan", "--step", "-5", code=1).err
     with pytest.raises(SystemExit):
         main(["scan", "--window", "3300", "3700"])
