@@ -136,7 +136,7 @@ def _show_global(console: Console, found: PlaneSignificance, unit: str) -> None:
         f"global significance {found.best.z_global:.2f} ({low:.2f} to {high:.2f}), by {found.best.method}; the statistic is that of the "
         "map: at its nodes, without the nuisance of a spurious signal"
     )
-    for note in dict.fromkeys(note for result in found.results for note in result.notes):
+    for note in dict.fromkeys([*found.notes, *(note for result in found.results for note in result.notes)]):
         console.print(f"note {note}", soft_wrap=True)
 
 

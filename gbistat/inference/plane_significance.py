@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PlaneSignificance", "plane_significance"]
 
+FEWEST = 30
+"""Effective number of reference events at a node below which a note is due."""
 ENOUGH = 10
 """Toys above the data from which their share is the better answer."""
 
@@ -63,6 +65,8 @@ class PlaneSignificance:
         Nodes that were looked at.
     seed : int or None
         Of the toys.
+    notes : tuple of str
+        What a reader must know.
     """
 
     names: tuple[str, ...]
@@ -73,6 +77,7 @@ class PlaneSignificance:
     symmetric: bool
     searched: int
     seed: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def best(self) -> GlobalSignificance:
@@ -103,6 +108,7 @@ class PlaneSignificance:
             "seed": self.seed,
             "searched": self.searched,
             "symmetric": self.symmetric,
+            "notes": list(self.notes),
             "methods": [{k: _finite(v) for k, v in result.to_dict().items()} for result in self.results],
         }
 
@@ -167,6 +173,12 @@ def plane_significance(
         used = np.tril(used)
     places = np.argwhere(used)
     share, ratio = _pool_ratios(known, search.axes, places)
+    size = (ratio @ share) ** 2 / (ratio**2 @ share**2)
+    thin = int((size < FEWEST).sum())
+    few = (
+        f"at {thin} of {len(places)} nodes fewer than {FEWEST} reference events make the ratio's mean: toys there repeat them, and q0 is "
+        "more discrete than with fresh events"
+    )
     maps = np.full((n_toys, *shape), np.nan)
     background = _null_yield(known, search.null.value(BACKGROUND_YIELD))
     maps[:, used] = null_maps(ratio, share, background, n_toys, rng=rng, progress=progress)
@@ -181,6 +193,7 @@ def plane_significance(
         symmetric,
         len(places),
         seed,
+        (few,) if thin else (),
     )
 
 

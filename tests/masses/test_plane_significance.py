@@ -132,6 +132,7 @@ def test_exchangeable_masses_count_once(blob):
     found = plane_significance(analysis, 400, rng=np.random.default_rng(32), seed=32)
     n = found.axes[0].size
     assert found.symmetric
+    assert found.notes == ()
     assert found.searched == n * (n + 1) // 2
     assert found.masses["m_X"] >= found.masses["m_Y"]
     assert found.best.q_max == pytest.approx(analysis.masses.search.q0.max(), rel=1e-9)
