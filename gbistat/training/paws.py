@@ -13,7 +13,7 @@ from gbistat.errors import EventsError
 from gbistat.training.logit_calibration import calibrate_logits
 from gbistat.training.network import evaluate, measure_scaling
 from gbistat.training.paws_dataset import PawsPool, epoch_set, member_pools, paws_pool, read_signal
-from gbistat.training.paws_generated import generated_background, paws_generator
+from gbistat.training.paws_generated import epoch_background, generated_background, paws_generator
 from gbistat.training.paws_network import build_paws_network
 from gbistat.training.paws_run import start_paws_run
 from gbistat.training.ratio import train_member
@@ -78,8 +78,8 @@ def train_paws(
     .. math:: \ln\frac{p_s(x \mid \theta)\, p(\theta)}{p_b(x)\, p(\theta)} = \ln r(x; \theta),
 
     so that kappa is 1 at every :math:`\theta` but for what the network has not learned. Members train on bootstrap
-    resamples of the events of both classes; the events left out stop them. With a generator, member k learns from new events of
-    the generator's member k in every epoch, so that the spread of the members has the error of finite sidebands in it.
+    resamples of the events of both classes; the events left out stop them. With a generator, member k learns from events of
+    the generator's member k, other ones in every epoch, so that the spread of the members has the error of finite sidebands in it.
     """
     folder = card.events if events is None else events
     background = read_sample(folder, card.background, card)
@@ -88,7 +88,7 @@ def train_paws(
     generator = None if card.background.generator is None else paws_generator(card, background)
     pool = paws_pool(background, signal, card)
     if generator is not None:
-        pool = PawsPool(generated_background(generator, card, 0), pool.signal)
+        pool = PawsPool(generated_background(generator, card, 0, validates=True), pool.signal)
     if len(pool.background) + len(pool.signal) < card.optimiser.batch_size:
         raise EventsError(
             f"{len(pool.background)} background and {len(pool.signal)} signal events do not fill a batch of "
@@ -111,11 +111,13 @@ def _train_member(
         if generator is None:
             return lambda epoch: epoch_set(train, card, member, epoch), epoch_set(left, card, member)
 
-        def fresh(epoch: int) -> ClassifierSet:
-            made = PawsPool(generated_background(generator, card, member, epoch), train.signal)
-            return epoch_set(made, card, member, epoch)
+        made = generated_background(generator, card, member)
 
-        return fresh, epoch_set(PawsPool(generated_background(generator, card, member), left.signal), card, member)
+        def chosen(epoch: int) -> ClassifierSet:
+            return epoch_set(PawsPool(epoch_background(made, card, member, epoch), train.signal), card, member, epoch)
+
+        validate = generated_background(generator, card, member, validates=True)
+        return chosen, epoch_set(PawsPool(validate, left.signal), card, member)
 
     train_member(
         card,

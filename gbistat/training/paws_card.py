@@ -84,11 +84,20 @@ class PawsBackground(BackgroundSample):
         Name or folder of an exported generator (``gbistat train background``) that has the card's inputs among its features, or
         two masses that they follow from.
     n_events : int
-        Events that it draws for an epoch.
+        Events of an epoch.
+    pool : int
+        Events drawn for each member of the classifier, of which every epoch takes `n_events` at random.
     """
 
     generator: Text | None = None
     n_events: AtLeastOne = 60_000
+    pool: AtLeastOne = 240_000
+
+    @model_validator(mode="after")
+    def _check_pool(self) -> Self:
+        if self.generator is not None and self.pool < self.n_events:
+            raise ValueError(f"pool {self.pool} is smaller than n_events {self.n_events}; draw more")
+        return self
 
 
 class PawsCard(Record):

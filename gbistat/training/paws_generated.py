@@ -1,8 +1,8 @@
 """Background of a parametrised classifier drawn from an exported sideband generator: it never runs out, and its window is blind.
 
 A simulated or real background is finite. In its densest corner a signal is a thousand times as dense as background, and the few background
-events there decide what a network learns, and what its normalisation is. A generator p_b(x | m), learned from the sidebands, gives as many
-as wanted, other ones in every epoch. What it has wrong stays wrong, so that events of the window itself, none of which trained anything, must
+events there decide what a network learns, and what its normalisation is. A generator p_b(x | m), learned from the sidebands, gives many
+times more. What it has wrong stays wrong, so that events of the window itself, none of which trained anything, must
 grade the result.
 """
 
@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from gbistat.training.splits import Sample
     from gbistat.typing import FloatArray, IntArray, Json
 
-__all__ = ["PawsGenerator", "generated_background", "load_paws_generator", "paws_generator", "thinned"]
+__all__ = [
+    "PawsGenerator",
+    "epoch_background",
+    "generated_background",
+    "load_paws_generator",
+    "paws_generator",
+    "thinned",
+]
 
 STREAM = 36
 DERIVED = {"m_heavy": ("m_light", "dm", 1.0), "dm": ("m_heavy", "m_light", -1.0), "m_light": ("m_heavy", "dm", -1.0)}
@@ -147,16 +154,25 @@ def paws_generator(card: PawsCard, background: Sample) -> PawsGenerator:
     return load_paws_generator(card, tuple(fitted.array.tolist()))
 
 
-def generated_background(generator: PawsGenerator, card: PawsCard, member: int, epoch: int | None = None) -> FloatArray:
-    """Features of the background events of a member of the classifier in an epoch, or of its validation set.
+def generated_background(
+    generator: PawsGenerator, card: PawsCard, member: int, *, validates: bool = False
+) -> FloatArray:
+    """Features of the background events that a member of the classifier learns from, or is validated with.
 
     Returns
     -------
     array of shape (n, d)
-        The same for the same card, member and epoch.
+        The same for the same card and member; ``n_events`` of them to validate, ``pool`` to learn from.
     """
-    rng = np.random.default_rng([card.seed, STREAM, member, 0 if epoch is None else epoch + 1])
-    return generator.draw(card.background.n_events, card.train_range, rng=rng, member=member)[:, 1:]
+    rng = np.random.default_rng([card.seed, STREAM, member, int(validates)])
+    size = card.background.n_events if validates else card.background.pool
+    return generator.draw(size, card.train_range, rng=rng, member=member)[:, 1:]
+
+
+def epoch_background(pool: FloatArray, card: PawsCard, member: int, epoch: int) -> FloatArray:
+    """Events of an epoch, at random from those of the member."""
+    rng = np.random.default_rng([card.seed, STREAM, member, 2, epoch])
+    return pool[rng.permutation(len(pool))[: card.background.n_events]]
 
 
 def load_paws_generator(card: PawsCard, shape: tuple[float, ...]) -> PawsGenerator:

@@ -43,10 +43,10 @@ MOST_EVENTS = 4000
 FEWEST_EVENTS = 30
 """Signal events of a mass point that is graded on its own."""
 NODES = 6
-DRAWN, DRAWS = 100_000, 10
+DRAWN, DRAWS = 100_000, 5
 """Events of a generator of which reference events are chosen, at a time, and how often."""
 REFERENCE_EVENTS = 24_000
-SMALLEST_CHANCE = 0.008
+SMALLEST_CHANCE = 0.016
 COARSE = 20
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gbistat.training.paws_grading import DRAWN, DRAWS
 from gbistat.training.paws_masses import FoundMasses, mass_shift_table
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ background has the same parts as in every card with this seed.
 def _reference(card: PawsCard) -> str:
     if card.background.generator is not None:
         return (
-            "`reference.json` holds events of the generator in the valid range that trained nothing. Of a million drawn, those that look "
+            f"`reference.json` holds events of the generator in the valid range that trained nothing. Of {DRAWN * DRAWS} drawn, those that look "
             "like signal were kept\nmore often, with weights that undo it: exact whatever r is, and with many events where r is large."
         )
     if card.model.reference == "mixed":
@@ -125,14 +126,14 @@ def _training(card: PawsCard, term: TermMetadata) -> str:
     slopes = ", ".join(f"{line['slope']:.3f}" for line in training.settings["logit_lines"])
     generated = card.background.generator is not None
     source = (
-        f"{card.background.n_events} new events of the generator in {_range(card.train_range)} {card.unit} an epoch (member k of it for network k)"
+        f"{card.background.n_events} an epoch of {card.background.pool} events of the generator in {_range(card.train_range)} {card.unit} (member k of it for network k)"
         if generated
         else f"bootstrap resamples of\nbackground in {_range(card.train_range)} {card.unit}"
     )
     return f"""## Training
 
-{optimiser.members} networks ({layers} hidden units, {card.network.activation}, dropout {card.network.dropout:g}) were trained with AdamW on {source}
-and on bootstrap resamples of signal in {_range(card.signal_range)} {card.unit}; the events that a resample left out stopped its training
+{optimiser.members} networks ({layers} hidden units, {card.network.activation}, dropout {card.network.dropout:g}) were trained with AdamW on {source} and on
+bootstrap resamples of signal in {_range(card.signal_range)} {card.unit}; the events that a resample left out stopped its training
 ({training.epochs} epochs in all, mean validation loss {training.validation_loss:.4f}). Both classes count equally. In every epoch each background event
 is used {card.copies} times, with masses drawn anew from those of the signal events: both classes have one distribution of the masses, and the
 logit is ln r(x; theta) (Baldi et al., arXiv:1601.07913). The events left out also calibrated each member's logits by a straight
@@ -196,7 +197,9 @@ have a mean below 1, and its own spread is no honest error), and over the refere
 def _checks(card: PawsCard, term: TermMetadata) -> str:
     held_out, parity = _dict(term.checks["held_out"]), _any(term.parity)
     unseen = [_dict(row) for row in _list(term.checks["masses_never_trained"])]
-    benchmarks = "\n".join(_benchmark_row(card, _dict(row)) for row in _list(term.checks["benchmarks"]))
+    graded = "\n".join(
+        _benchmark_row(card, row) for row in (*map(_dict, _list(term.checks["benchmarks"])), *_shown(card, unseen))
+    )
     shares = "\n".join(
         f"| {row['low']:g}-{row['high']:g} | {row['n_signal']} + {row['n_background']} | {row['predicted']:.5f} | "
         f"{row['observed']:.5f} +- {row['sigma']:.5f} |"
@@ -213,11 +216,10 @@ Keras and ONNX differ by at most {parity.max_abs:.1e} in the logit on {parity.n_
 
 | masses (GeV) | signal | AUC | SIC at a false positive rate of 1e-3 | closure | masses found (GeV) |
 |---|---|---|---|---|---|
-{benchmarks}
-{_unseen_table(card, unseen)}
+{graded}
 
-(SIC: share of signal kept over the root of the false positive rate; arXiv:2405.08889 has 18.8 at (300, 300) and 13.5 at
-(500, 100) on other events. closure: fitted over true share, for a share of 1 %, of a mixture of held-out events, features only. masses found: where the summed ln r of the signal
+(SIC: share of signal kept over the root of the false positive rate; classifiers with all labels in the notebooks of arXiv:2405.08889 have
+18.8 at (300, 300) and 13.5 at (500, 100), on other events. closure: fitted over true share, for a share of 1 %, of a mixture of held-out events, features only. masses found: where the summed ln r of the signal
 events is largest, with its statistical error.)
 
 {_shifts_text(card, unseen)}
@@ -287,12 +289,12 @@ def _found_text(card: PawsCard, row: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _unseen_table(card: PawsCard, rows: list[dict[str, Any]]) -> str:
-    """Some of the mass points that were never trained: spread evenly in the smaller mass."""
+def _shown(card: PawsCard, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Some of the mass points that were never trained: spread evenly in the second mass."""
     ordered = sorted(rows, key=lambda row: _truth(card, row)[1])
-    if len(ordered) > SHOWN:
-        ordered = [ordered[round(k)] for k in np.linspace(0, len(ordered) - 1, SHOWN)]
-    return "\n".join(_benchmark_row(card, row) for row in ordered)
+    if len(ordered) <= SHOWN:
+        return ordered
+    return [ordered[round(k)] for k in np.linspace(0, len(ordered) - 1, SHOWN)]
 
 
 def _shifts_text(card: PawsCard, rows: list[dict[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from gbistat.terms.model_spec import ModelSpec
 from gbistat.terms.network import NetworkTerm
 from gbistat.terms.store import member_records, save_model
 from gbistat.training.paws_dataset import PawsPool, epoch_set
-from gbistat.training.paws_generated import _columns, generated_background, paws_generator, thinned
+from gbistat.training.paws_generated import _columns, epoch_background, generated_background, paws_generator, thinned
 from gbistat.training.splits import read_sample
 
 
@@ -89,7 +89,7 @@ def saved(tmp_path):
 
 @pytest.fixture
 def made(saved, paws_card, paws_events):
-    card = paws_card(background={"generator": saved(), "n_events": 3000})
+    card = paws_card(background={"generator": saved(), "n_events": 3000, "pool": 9000})
     return card, paws_generator(card, read_sample(paws_events, card.background, card))
 
 
@@ -110,17 +110,29 @@ def test_generated_events_have_the_features_of_the_card_and_the_spectrum_of_the_
     assert np.std(b) == pytest.approx(np.sqrt(2.0), abs=0.05)
 
 
-def test_a_member_of_the_classifier_learns_from_one_member_of_the_generator_anew_in_every_epoch(made):
+def test_a_member_of_the_classifier_learns_from_one_member_of_the_generator(made):
     card, generator = made
-    first, again, later = (generated_background(generator, card, 0, epoch) for epoch in (3, 3, 4))
+    first, again = (generated_background(generator, card, 0) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert first.shape == (9000, 3)
+    validation = generated_background(generator, card, 0, validates=True)
+    assert validation.shape == (3000, 3)
+    # Single numbers of 24 bits may agree.
+    assert np.mean(np.isin(validation[:, 0], first[:, 0])) < 0.01
+    means = [generated_background(generator, card, member)[:, 1].mean() for member in range(3)]
+    assert means == pytest.approx([1.0, -1.0, 1.0], abs=0.1)
+
+
+def test_an_epoch_takes_other_events_than_the_one_before(made):
+    card, generator = made
+    pool = generated_background(generator, card, 0)
+    first, again, later = (epoch_background(pool, card, 0, epoch) for epoch in (3, 3, 4))
     assert np.array_equal(first, again)
     assert first.shape == (3000, 3)
-    # Single numbers of 24 bits may agree.
-    assert np.mean(np.isin(first[:, 0], later[:, 0])) < 0.01
-    validation = generated_background(generator, card, 0)
-    assert np.mean(np.isin(first[:, 0], validation[:, 0])) < 0.01
-    means = [generated_background(generator, card, member, 0)[:, 1].mean() for member in range(3)]
-    assert means == pytest.approx([1.0, -1.0, 1.0], abs=0.1)
+    # A third of the later events by chance.
+    assert np.mean(np.isin(later[:, 0], first[:, 0])) == pytest.approx(1 / 3, abs=0.05)
+    assert np.all(np.isin(first[:, 0], pool[:, 0]))
+    assert np.unique(first[:, 0]).size > 2990
 
 
 def test_masses_follow_from_one_another():

@@ -1,4 +1,4 @@
-"""The sideband generator that comes with gbistat: whole, made as it says, and right in the window that it never saw."""
+"""The sideband generators that come with gbistat: whole, made as they say, and right in the window that they never saw."""
 
 from __future__ import annotations
 
@@ -17,11 +17,17 @@ from gbistat.training.splits import read_sample
 
 ROOT = Path(__file__).parents[2]
 NAME = "dijet-background"
+MEMBERS = {NAME: 5, "dijet-background-substructure": 3}
+
+
+@pytest.fixture(scope="module", params=MEMBERS)
+def name(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def model():
-    return load_model(NAME)
+def model(name):
+    return load_model(name)
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +36,21 @@ def generator(model):
 
 
 @pytest.fixture(scope="module")
-def sample():
+def sample(name):
     folder = ROOT.parent / "shared" / "data"
     if not (folder / "qcd.features.h5").is_file():
         pytest.skip("the simulated events are not here")
-    card = load_background_card(ROOT / "models" / NAME / "card.yaml")
+    card = load_background_card(ROOT / "models" / name / "card.yaml")
     return card, read_sample(folder, card.background, card)
 
 
-def test_the_model_says_what_its_card_says(model, generator):
+def test_the_model_says_what_its_card_says(name, model, generator):
     card = load_background_card(model.directory / "card.yaml")
     metadata = generator.metadata
-    assert card.name == model.spec.name == NAME
+    assert card.name == model.spec.name == name
     assert model.spec.window == card.window == (3300.0, 3700.0)
     assert metadata.feature_names == card.names
-    assert generator.n_members == card.optimiser.members >= 4
+    assert generator.n_members == card.optimiser.members == MEMBERS[name]
     assert metadata.training.settings["window_left_out"] == [3300.0, 3700.0]
     assert metadata.training.seed == card.seed
     assert metadata.parity.n_events == 10_000
@@ -77,7 +83,7 @@ def test_it_describes_the_window_that_it_never_saw(generator, sample):
     x = np.concatenate([events.part(name).matrix(card.names) for name in ("reference", "data")])
     x = x[(x[:, 0] >= 3300) & (x[:, 0] < 3700)]
     drawn = generator.sample(x[:, 0], rng=np.random.default_rng(5))
-    for column in range(4):
+    for column in range(len(generator.features)):
         true, made = x[:, 1 + column], drawn[:, column]
         for power in (1, 2):
             error = np.hypot(np.std(true**power), np.std(made**power)) / np.sqrt(len(true))
@@ -85,7 +91,10 @@ def test_it_describes_the_window_that_it_never_saw(generator, sample):
             assert abs(np.mean(true**power) - np.mean(made**power)) < 4 * error + 0.01 * np.std(true**power)
     held_out = generator.metadata.checks["held_out"]
     inside = generator.log_prob(x[:, 1:], x[:, 0])
-    assert np.mean(inside) == pytest.approx(held_out["log_prob"], abs=0.5)
+    # Outside the range of the sidebands in some feature there is no density: an event or two in 10,000.
+    finite = np.isfinite(inside)
+    assert np.mean(~finite) < 5e-4
+    assert np.mean(inside[finite]) == pytest.approx(held_out["log_prob"], abs=0.5)
 
 
 def test_limits_take_it_as_background(capsys):
