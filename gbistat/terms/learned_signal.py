@@ -88,12 +88,12 @@ class LearnedSignalTerm:
 
     @property
     def mode(self) -> str:
-        """``learnable``, ``fixed`` or ``scan``: where the fractions come from."""
+        """``learnable``, ``fixed`` or ``scan``: what w was in the training."""
         return self.cross_fit.mode
 
     @property
     def fractions(self) -> FloatArray:
-        """Fraction w of each network, shape (K, M)."""
+        """Fraction w to use with each network, shape (K, M): fitted out of sample, and the same in a fold."""
         values = np.array([member.fraction for member in self.cross_fit.members])
         return values.reshape(self.n_folds, self.n_members)
 

@@ -289,7 +289,9 @@ def test_an_exported_model_holds_everything(exported, dijets):
     signal = LearnedSignalTerm(exported.terms["learned-signal"])
     assert (signal.n_folds, signal.n_members, signal.mode, signal.window) == (2, 1, "scan", (LOW, HIGH))
     assert signal.rule == FoldRule(2, 3, ("m_jj", *FEATURES))
-    assert set(np.ravel(signal.fractions)) <= {0.02, 0.05}
+    assert {member.trained_with for member in signal.cross_fit.members} <= {0.02, 0.05}
+    # 150 events among 2100, less what an out-of-sample fit with one small network misses.
+    assert np.all((signal.fractions > 0.03) & (signal.fractions < 0.09))
     assert signal.other_data(file_sha256(dijets / "data.npz")) is None
     assert "this is not the data set" in str(signal.other_data("f" * 64))
     quality = signal.metadata.checks["quality"]
