@@ -88,14 +88,37 @@ class LearnedSignalTerm:
 
     @property
     def mode(self) -> str:
-        """``learnable``, ``fixed`` or ``scan``: where the fractions come from."""
+        """``learnable``, ``fixed`` or ``scan``: what w was in the training."""
         return self.cross_fit.mode
 
     @property
     def fractions(self) -> FloatArray:
-        """Fraction w of each network, shape (K, M)."""
+        """Fraction w to use with each network, shape (K, M): fitted out of sample, and the same in a fold."""
         values = np.array([member.fraction for member in self.cross_fit.members])
         return values.reshape(self.n_folds, self.n_members)
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Hashes (sha256) of the files of data that the networks were trained on."""
+        training = self.metadata.training
+        return () if training is None else tuple(item.sha256 for item in training.data if item.role == "data")
+
+    def other_data(self, file_sha256: str) -> str | None:
+        """What to tell a person who evaluates other data than those of the training; None if they are the same file.
+
+        Notes
+        -----
+        Nothing is wrong with other data: folds come from the values of the events, so that an event of the training is never judged
+        by a network that saw it, in whatever file it is. But the signal was looked for in the first file, and statements about
+        its events are not made by this one.
+        """
+        if file_sha256 in self.trained_on:
+            return None
+        known = ", ".join(digest[:12] for digest in self.trained_on) or "unknown"
+        return (
+            f"term {self.name!r} was learned from a file with sha256 {known}, and these events are of one with "
+            f"{file_sha256[:12]}: the folds still hold, but this is not the data set in which the signal was learned"
+        )
 
     @property
     def window(self) -> tuple[float, float]:

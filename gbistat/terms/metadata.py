@@ -226,11 +226,14 @@ class CrossFitMember(Record):
     fold : int
         The fold whose events it never saw.
     fraction : float
-        Fraction w of signal that it was trained with: fixed, fitted beside it, or the best of a scan.
+        Fraction w of signal to use with it: fitted to events outside the fold which the networks did not see.
+    trained_with : float, optional
+        w in the loss of its training: fixed, learned, or the best of a scan.
     """
 
     fold: Count
     fraction: Annotated[Number, Field(gt=0.0, lt=1.0)]
+    trained_with: Annotated[Number, Field(gt=0.0, lt=1.0)] | None = None
 
 
 class CrossFit(Record):
@@ -241,7 +244,7 @@ class CrossFit(Record):
     rule : FoldSpec
         Fold of an event.
     mode : {"learnable", "fixed", "scan"}
-        Where the fractions come from.
+        Whether w was learned in the training, held fixed, or chosen from fixed ones.
     members : sequence of CrossFitMember
         In the order of the term's members; fold by fold, the same number in each.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,7 @@ LARGEST_SHIFT = 1e-2
 AT_ONCE = 4096
 
 
+@dataclass(frozen=True, eq=False)
 class Chosen:
     """Networks of a finished run, fold by fold: of a scan, those of the best w in each fold.
 
@@ -56,14 +58,16 @@ class Chosen:
     ----------
     weights : list of array of shape (K M, ...)
         Masked weights.
-    fractions : list of float
-        w of each network, for ``term.json``.
+    fractions, trained_with : list of float
+        w of each network, fitted out of sample and in the loss, for ``term.json``.
     fold_record : list of dict
         What was found in each fold.
     """
 
-    def __init__(self, weights: list[Any], fractions: list[float], fold_record: list[Json]) -> None:
-        self.weights, self.fractions, self.fold_record = weights, fractions, fold_record
+    weights: list[Any]
+    fractions: list[float]
+    trained_with: list[float]
+    fold_record: list[Json]
 
 
 def choose_networks(run: RanodeRun) -> Chosen:
@@ -87,12 +91,15 @@ def choose_networks(run: RanodeRun) -> Chosen:
     best = [int(np.argmax([outcome["gains"][fold] for outcome in outcomes])) for fold in range(k)]
     rows = [(best[fold], fold * m + member) for fold in range(k) for member in range(m)]
     stacked = [np.stack([weights[stack][i][t] for stack, t in rows]) for i in range(len(weights[0]))]
-    record, fractions = [], []
+    record: list[Json] = []
+    fractions: list[float] = []
+    trained_with: list[float] = []
     for fold in range(k):
         outcome = outcomes[best[fold]]
         fitted = float(outcome["fractions_fitted"][fold])
         learned = outcome["fractions_learned"][fold * m : (fold + 1) * m]
-        fractions += [fitted] * m if card.fraction.mode == "learnable" else [float(outcome["start"])] * m
+        fractions += [fitted] * m
+        trained_with += learned if card.fraction.mode == "learnable" else [float(outcome["start"])] * m
         entry: Json = {
             "fold": fold,
             "fraction_fitted": fitted,
@@ -110,7 +117,7 @@ def choose_networks(run: RanodeRun) -> Chosen:
                 for o in outcomes
             ]
         record.append(entry)
-    return Chosen(stacked, fractions, record)
+    return Chosen(stacked, fractions, trained_with, record)
 
 
 def final_log_prob(run: RanodeRun, weights: Sequence[Any], x: FloatArray) -> FloatArray:
@@ -249,7 +256,7 @@ def _quality(run: RanodeRun, chosen: Chosen, term: NetworkTerm, kept: dict[str, 
         shares = np.exp(np.log(w) + values - gains)
         all_shares.append(shares)
         record.append({
-            **entry, "fraction": w, "n_events": int(np.sum(folds == fold)), "gain_held_out": float(gains.sum()),
+            **entry, "n_events": int(np.sum(folds == fold)), "gain_held_out": float(gains.sum()),
             "signal_like": float(shares.sum()),
         })  # fmt: skip
     together = np.concatenate(all_shares)
@@ -337,7 +344,10 @@ def _term(
         "cross_fit": {
             "rule": outer.to_dict(),
             "mode": card.fraction.mode,
-            "members": [{"fold": t // m, "fraction": w} for t, w in enumerate(chosen.fractions)],
+            "members": [
+                {"fold": t // m, "fraction": w, "trained_with": loss}
+                for t, (w, loss) in enumerate(zip(chosen.fractions, chosen.trained_with, strict=True))
+            ],
         },
         "parity": None if parity is None else parity.to_json(),
         "training": _training(run),

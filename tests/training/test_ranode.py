@@ -22,6 +22,7 @@ from gbistat.training.ranode import fit_fraction, train_ranode
 from gbistat.training.ranode_card import RanodeCard, load_ranode_card
 from gbistat.training.ranode_data import RanodeData, fold_rules, transform_data
 from gbistat.training.ranode_export import choose_networks, final_log_prob
+from gbistat.training.splits import file_sha256
 
 pytestmark = pytest.mark.train
 
@@ -288,7 +289,11 @@ def test_an_exported_model_holds_everything(exported, dijets):
     signal = LearnedSignalTerm(exported.terms["learned-signal"])
     assert (signal.n_folds, signal.n_members, signal.mode, signal.window) == (2, 1, "scan", (LOW, HIGH))
     assert signal.rule == FoldRule(2, 3, ("m_jj", *FEATURES))
-    assert set(np.ravel(signal.fractions)) <= {0.02, 0.05}
+    assert {member.trained_with for member in signal.cross_fit.members} <= {0.02, 0.05}
+    # 150 events among 2100, less what an out-of-sample fit with one small network misses.
+    assert np.all((signal.fractions > 0.03) & (signal.fractions < 0.09))
+    assert signal.other_data(file_sha256(dijets / "data.npz")) is None
+    assert "this is not the data set" in str(signal.other_data("f" * 64))
     quality = signal.metadata.checks["quality"]
     assert quality["gain_held_out"] > 20.0
     assert 60.0 < quality["signal_like_events"] < 240.0
