@@ -79,7 +79,8 @@ def train_ranode(
     Network m of fold k is trained on the events of the other folds without their part m, and validated on that part. Where the
     training stops is decided by the validation losses of all members of a fold together, and so is the fraction w that is
     fitted at the end: M parts make up all events outside the fold, each of them judged by a network that did not see it. The
-    events of fold k itself enter nothing.
+    events of fold k itself enter nothing. With ``folds.train_on: earlier`` "other folds" are those before k; for the first fold all
+    others.
     """
     ready = transform_data(data, card)
     run = start_ranode_run(Path(run_directory), card, data, ready)
@@ -159,7 +160,7 @@ class _Stack:
     @cached_property
     def outside(self) -> _Outside:
         """Events outside the fold of each network, in parts to train on and to validate on."""
-        return _Outside.of(self.ready, self.networks)
+        return _Outside.of(self.ready, self.networks, earlier=self.card.folds.train_on == "earlier")
 
     def train(self) -> None:
         history = self.folder.history()
@@ -337,8 +338,8 @@ class _Outside:
     validate: BoolArray
 
     @classmethod
-    def of(cls, ready: TransformedData, networks: Sequence[tuple[int, int]]) -> _Outside:
-        rows = [np.flatnonzero(ready.fold != k) for k, _ in networks]
+    def of(cls, ready: TransformedData, networks: Sequence[tuple[int, int]], *, earlier: bool = False) -> _Outside:
+        rows = [np.flatnonzero(ready.fold < k if earlier and k else ready.fold != k) for k, _ in networks]
         # Whole blocks: every call has the same shape, and is compiled once.
         longest = math.ceil(max(len(r) for r in rows) / AT_ONCE) * AT_ONCE
         padded = np.stack([np.r_[r, np.zeros(longest - len(r), dtype=np.int64)] for r in rows])

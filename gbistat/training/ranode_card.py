@@ -39,7 +39,7 @@ class DataSpec(Record):
 
 
 class FoldPart(Record):
-    """Cross-fitting: networks of a fold are trained on all events but those of the fold.
+    """Cross-fitting: networks of a fold are trained on events of other folds only.
 
     Parameters
     ----------
@@ -47,10 +47,14 @@ class FoldPart(Record):
         K.
     members : int
         M, networks a fold; each leaves out another part of its training events, on which it is validated.
+    train_on : {"others", "earlier"}
+        Folds that the networks of fold k see: all others, or those before it. With the latter the evidence of the folds multiplies,
+        and the first fold, whose networks see all others, gives none (`gbistat.inference.split_likelihood`).
     """
 
     n_folds: Annotated[int, Field(strict=True, ge=2, le=20)] = 5
     members: Annotated[int, Field(strict=True, ge=1, le=50)] = 4
+    train_on: Literal["others", "earlier"] = "others"
 
     @property
     def parts(self) -> int:

@@ -130,7 +130,9 @@ def transform_data(data: RanodeData, card: RanodeCard) -> TransformedData:
 
 def _check_sizes(fold: IntArray, part: IntArray, card: RanodeCard) -> None:
     k, parts = card.folds.n_folds, card.folds.parts
-    smallest = min(int(np.sum((fold != i) & (part != j))) for i in range(k) for j in range(parts))
+    earlier = card.folds.train_on == "earlier"
+    seen = [(fold < i) if earlier and i else (fold != i) for i in range(k)]
+    smallest = min(int(np.sum(rows & (part != j))) for rows in seen for j in range(parts))
     if smallest < card.optimiser.batch_size:
         raise EventsError(
             f"{len(fold)} events in {k} folds leave {smallest} to train a network, fewer than a batch of "
