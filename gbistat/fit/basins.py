@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["Basin", "Interpolation", "interpolation_error", "refine_minima", "within"]
 
 REACH = 12.0
-"""``2 Delta nll`` above the lowest up to which minima are refined."""
+"""``2 Delta nll`` above the lowest up to which minima matter for intervals."""
+COARSE = 0.05
+"""What coarse splines may be wrong by beside that, as a share of ``2 [nll(0) - nll]``: such minima are refined too."""
 EDGE = 7.0
 """``2 Delta nll`` that the edge of a box shall have at least: 95 % intervals end well inside."""
 MOST = 4
@@ -44,7 +46,7 @@ MOST = 4
 SIGMAS = 3.3
 TARGET = 0.01
 """Error of the interpolation that is aimed at, in units of the statistical one."""
-FIRST, LAST = 4, 16
+FIRST, LAST = 8, 16
 """Lattice nodes in one step of the coarse grid: at first, and at most."""
 NODES = 700
 """Nodes of a box at most: a wider one, of a signal that is hardly there, takes larger steps."""
@@ -157,6 +159,8 @@ def refine_minima(
     while True:
         boxes = [_box(lattice, minimum, names, factor) for minimum in minima]
         nll, boxes, minima = _refined(model, events, search, lattices, boxes, minima, factor)
+        keep = [k for k, minimum in enumerate(minima) if 2.0 * (minimum.nll - minima[0].nll) < REACH]
+        boxes, minima = [boxes[k] for k in keep], [minima[k] for k in keep]
         basins = _basins(lattice, boxes, minima, indices, mirrored)
         steps = {name: float(np.diff(axis).max()) for name, axis in zip(names, boxes[0].axes, strict=True)}
         shifts, delta = interpolation_error(
@@ -171,7 +175,7 @@ def refine_minima(
 def _coarse_minima(nll: NLL, search: PlaneSearch, indices: list[int], mirrored: bool) -> list[FitResult]:
     """Full fits from the highest maxima of the map, each minimum once."""
     found: list[FitResult] = []
-    for place in search.starts(REACH, 3 * MOST):
+    for place in search.starts(REACH + COARSE * float(search.q0.max()), 3 * MOST):
         if mirrored and place[0] < place[1]:
             continue
         theta = search.null.values.copy()
@@ -188,7 +192,10 @@ def _coarse_minima(nll: NLL, search: PlaneSearch, indices: list[int], mirrored: 
             continue
         found.append(result)
     found.sort(key=lambda result: result.nll)
-    return [result for result in found if 2.0 * (result.nll - found[0].nll) < REACH][:MOST]
+    if not found:
+        return []
+    reach = REACH + COARSE * 2.0 * (search.null.nll - found[0].nll)
+    return [result for result in found if 2.0 * (result.nll - found[0].nll) < reach][:MOST]
 
 
 def _same(one: FitResult, other: FitResult, indices: list[int]) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from gbistat.errors import ModelError
 from gbistat.fit.basins import refine_minima
 from gbistat.fit.nuisances import with_ensembles, with_spurious_signal
-from gbistat.fit.plane import global_fit
+from gbistat.fit.plane import global_fit, search_plane
 from gbistat.likelihood.constraints import NormalConstraint
 from gbistat.likelihood.kappa import normalised_surface
 from gbistat.likelihood.lattice import Lattice
@@ -241,10 +241,11 @@ def _search(
     """Global search, fine nodes around the minima, and the model that starts in the lowest."""
     surfaces = [factor] if isinstance(factor, RatioSurface) else [factor.first, factor.second]
     base = _mass_ratio(model, factor, events)
-    best, search = global_fit(ExtendedUnbinnedNLL(model, events), grid.names, grid.axes, fraction=fraction)
     lattices = [Lattice(one, events, base) for one in surfaces if isinstance(one, RatioSurface)]
+    nll, mirrored = ExtendedUnbinnedNLL(model, events), all(lattice.mirrored for lattice in lattices)
+    search = search_plane(nll, grid.names, grid.axes, fraction=fraction, mirrored=mirrored)
     basins, interpolation = refine_minima(model, events, search, lattices)
-    best = basins[0].best if basins else best
+    best = basins[0].best if basins else global_fit(nll, grid.names, grid.axes, fraction=fraction)[0]
     # Where the strength is 0 the masses mean nothing: a fit that began there would end anywhere.
     moving = {model.poi, *grid.names, fraction}
     parameters = tuple(

@@ -110,7 +110,12 @@ class PlaneSearch:
 
 
 def search_plane(
-    nll: NLL, names: Sequence[str], axes: Sequence[FloatArray], *, fraction: str | None = None
+    nll: NLL,
+    names: Sequence[str],
+    axes: Sequence[FloatArray],
+    *,
+    fraction: str | None = None,
+    mirrored: bool = False,
 ) -> PlaneSearch:
     """Map over a grid of masses; see the module.
 
@@ -124,6 +129,8 @@ def search_plane(
         Nodes of each.
     fraction : str, optional
         A fraction of two decay modes, free at each node unless the likelihood holds it.
+    mirrored : bool, default False
+        Whether two masses with the same nodes can be exchanged: half of the map is enough then.
 
     Raises
     ------
@@ -143,6 +150,8 @@ def search_plane(
     if fraction is not None and not nll.parameters[index_of(fraction, nll.parameters)].fixed:
         shares = np.zeros_like(q0)
     for place in product(*(range(axis.size) for axis in axes)):
+        if mirrored and place[0] < place[1]:
+            continue
         theta = null.values.copy()
         theta[indices] = [axis[k] for axis, k in zip(axes, place, strict=True)]
         if shares is None or fraction is None:
@@ -151,6 +160,9 @@ def search_plane(
             best[place], shares[place], q0[place] = strength.with_modes(
                 theta, nll.parameters[index_of(fraction, nll.parameters)], index_of(fraction, nll.parameters)
             )
+    if mirrored:
+        for values in (q0, best) if shares is None else (q0, best, shares):
+            values += np.tril(values, -1).T
     return PlaneSearch(tuple(names), tuple(axes), q0, best, null, None if shares is None else fraction, shares)
 
 

@@ -254,6 +254,10 @@ class RatioSurface:
         self._known[events] = prepared
         return prepared
 
+    def select(self, events: Events, whole: Events, rows: IntArray) -> None:
+        """Take the splines of known events for a selection of them: toys need no evaluation and no interpolation."""
+        self._known[events] = PreparedSurface(self.grid, np.take(self.coarse(whole).coefficients, rows, axis=-1))
+
     def refine(self, events: Events, patches: Sequence[SurfacePatch]) -> PreparedSurface:
         """Take patches for events whose coarse splines are known; what was prepared from them before stays as it is."""
         prepared = replace(self.coarse(events), patches=tuple(patches))

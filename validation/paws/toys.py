@@ -29,6 +29,7 @@ from gbistat.fit.masses import with_other_events
 from gbistat.fit.minimize import fit
 from gbistat.inference.mass_profile import SearchedProfile
 from gbistat.inference.profile import profile_interval
+from gbistat.likelihood.surface import RatioSurface
 from gbistat.terms.store import load_model, load_reference
 from gbistat.training.paws_card import load_paws_card
 from gbistat.training.paws_dataset import read_signal
@@ -185,10 +186,14 @@ def one_toy(source: Pools, point: tuple[float, float], share: float, rng: np.ran
     count = rng.poisson(EXPECTED)
     n_signal = rng.poisson(share * EXPECTED)
     rows = np.r_[rng.choice(source.background, count), rng.choice(source.signals[point], n_signal)]
-    events = source.events.select(np.sort(rows))
+    rows = np.sort(rows)
+    events = source.events.select(rows)
     nominal = source.analysis
     if nominal.masses is None:
         raise SystemExit("the model has no free masses")
+    for factor in nominal.masses.model.component(nominal.model.signal).factors:
+        if isinstance(factor, RatioSurface):
+            factor.select(events, source.events, rows)
     truth = {p.name: p.start for p in nominal.masses.model.parameters} | {"n_bkg": float(EXPECTED)}
     constraints = [
         constraint.fluctuate(np.array([truth[name] for name in constraint.names]), rng=rng)
