@@ -303,7 +303,7 @@ def main() -> int:
         low, high = bands["quick" if arguments.quick else "bands"].get(name, (None, None))
         wrong = any((low is not None and v < low) or (high is not None and v > high) for v in values)
         failed |= wrong
-        print(f"  {name:<42} {min(values):9.3g} to {max(values):9.3g}  {'OUTSIDE ' if wrong else ''}{[low, high]}")
+        print(f"  {name:<42} {min(values):9.4g} to {max(values):9.4g}  {'OUTSIDE ' if wrong else ''}{[low, high]}")
     return int(failed)
 
 

@@ -38,11 +38,11 @@ from gbistat.data.events import Events, concatenate
 from gbistat.data.read import read_events
 from gbistat.data.window import MassWindow
 from gbistat.fit.build import build_analysis
-from gbistat.fit.masses import with_held_masses
 from gbistat.fit.minimize import fit
 from gbistat.fit.nuisances import SPURIOUS
 from gbistat.likelihood.components import MassFactor
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
+from gbistat.terms.model_spec import ParameterSpec
 from gbistat.terms.store import load_model, load_reference
 from gbistat.training.paws_card import load_paws_card
 from gbistat.training.paws_dataset import read_signal
@@ -71,12 +71,12 @@ PUBLISHED = {
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Held-out events of the window, and the analysis of the background among them.
+    """Held-out events of the window, and the analysis of the background among them, masses held.
 
     Parameters
     ----------
     analysis : Analysis
-        Of the background, with free masses.
+        Of the background.
     term : NetworkTerm
         The ratio.
     data, reference : Events
@@ -136,6 +136,12 @@ def load(folder: Path, step: float | None) -> tuple[Study, Events, Events, PawsC
     if step is not None:
         changes["grid_step"] = dict.fromkeys(card.masses, step)
     background_spec = spec.background.model_copy(update={"yield_": "free"})
+    # Masses are held at the truth: nothing is searched for.
+    held = {
+        name: ParameterSpec(start=value, fixed=True)
+        for name, value in zip(card.masses, card.benchmarks[0].masses, strict=True)
+    }
+    spec = spec.model_copy(update={"parameters": {**spec.parameters, **held}})
     spec = spec.model_copy(update={"signal_": spec.signal.model_copy(update=changes), "background": background_spec})
     data = background.part("data")
     analysis = build_analysis(spec, data, window, terms=model.terms, pool=load_reference(model))
@@ -160,8 +166,7 @@ def toys(
     study: Study, bench: Events, masses: dict[str, float], count: int, rng: np.random.Generator
 ) -> dict[str, Json]:
     """Mean of mu, its spread and its mean error over the injected number, for each kappa and each share of signal."""
-    held = with_held_masses(study.analysis, masses)
-    nll = ExtendedUnbinnedNLL(held.model, concatenate([study.data, bench]))
+    nll = ExtendedUnbinnedNLL(study.analysis.model, concatenate([study.data, bench]))
     odds = study.sampled(masses)
     own_odds = np.exp(study.log_odds(concatenate([study.data, bench]), masses))
     smooth = study.smooth(masses)

@@ -28,12 +28,12 @@ from gbistat.data.events import Events, concatenate
 from gbistat.data.read import read_events
 from gbistat.data.window import MassWindow
 from gbistat.fit.build import build_analysis
-from gbistat.fit.masses import with_held_masses
 from gbistat.fit.minimize import fit
 from gbistat.fit.nuisances import SPURIOUS
 from gbistat.inference.limits import upper_limit
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.reference import reference_from_pool
+from gbistat.terms.model_spec import ParameterSpec
 from gbistat.terms.store import load_model, load_reference
 from gbistat.training.card import load_card
 from gbistat.training.paws_card import load_paws_card
@@ -82,11 +82,13 @@ def shared_reference() -> Events:
 def analysis_of(model: LoadedModel, data: Events, pool: Events | None, *, step: float | None) -> Analysis:
     """One model in the window, its masses held if it has any."""
     spec = model.spec
+    if model.name == PAWS:
+        held = {name: ParameterSpec(start=value, fixed=True) for name, value in MASSES.items()}
+        spec = spec.model_copy(update={"parameters": {**spec.parameters, **held}})
     if step is not None and model.name == PAWS:
         signal = spec.signal.model_copy(update={"grid_step": dict.fromkeys(MASSES, step)})
         spec = spec.model_copy(update={"signal_": signal})
-    analysis = build_analysis(spec, data, MassWindow(3300.0, 3700.0), terms=model.terms, pool=pool)
-    return analysis if analysis.masses is None else with_held_masses(analysis, MASSES)
+    return build_analysis(spec, data, MassWindow(3300.0, 3700.0), terms=model.terms, pool=pool)
 
 
 def without_tilt(analysis: Analysis) -> Analysis:
