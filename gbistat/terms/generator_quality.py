@@ -61,12 +61,12 @@ class LikelihoodBin:
 
 @dataclass(frozen=True)
 class TwoSampleTest:
-    """A classifier's verdict on events against samples, on folds it was not trained on.
+    """A classifier's verdict on events against samples, on folds after those it was trained on.
 
     Parameters
     ----------
     n_pairs : int
-        Events, and as many samples at the same masses.
+        Tested events, and as many samples at the same masses.
     auc, auc_error : float
         Area under the ROC curve, mean over folds, and its standard deviation if there is no difference.
     log_score : float

@@ -1,8 +1,10 @@
-r"""Are these samples the events? A boosted classifier asked on folds that it was not trained on.
+r"""Are these samples the events? A boosted classifier asked about folds after those that it was trained on.
 
 Each event is paired with one sample at the same mass. If the generator is right the members of a pair are exchangeable, and
-a pair is never split over folds, so swapping labels within pairs gives the exact null distribution of any statistic of a
-fold's frozen classifier. The statistic is the log-score
+a pair is never split over folds, so swapping labels within pairs gives the null distribution of any statistic of a
+fold's frozen classifier. The classifier of a fold is trained on the folds before it: whatever came before, the pairs of a fold are
+exchangeable, and the statistics of the folds are uncorrelated. With classifiers that saw all folds but one they are not, since each
+learns the fluctuations of the others' test events, and p < 0.05 comes in 10 % of samples that are alike. The statistic is the log-score
 
 .. math::
 
@@ -41,7 +43,7 @@ class TwoSampleOptions:
     Parameters
     ----------
     folds : int
-        The classifier is trained on all folds but one, and asked on that one.
+        A classifier is trained on the folds before one, and asked about that one; the first only trains.
     permutations : int
         Random swaps of the labels within pairs.
     trees, leaves, smallest_leaf : int
@@ -99,24 +101,22 @@ def two_sample_test(
 
     Notes
     -----
-    The classifiers of different folds share training events: each learns the fluctuations of the others' test events, so that
-    the log-scores of the folds go up and down together and the null of their sum is too narrow. For a linear discriminant p < 0.05
-    comes in 10 % of samples that are alike. `gbistat.training.classifiers.forward_fit` does not have that.
+    The pairs of the first fold train and are not tested: `TwoSampleTest.n_pairs` counts the others.
     """
     options = options or TwoSampleOptions()
     of_events, of_samples, fold = classify_pairs(events, samples, mass, rng=rng, options=options)
-    n = mass.size
+    n = of_events.size
     score = float(2.0 * math.log(2.0) - np.mean(np.logaddexp(0.0, -of_events) + np.logaddexp(0.0, of_samples))) / 2.0
     # Swapping pair i replaces ln C(x) + ln(1 - C(x')) by ln C(x') + ln(1 - C(x)): a change of l' - l.
     difference = (of_samples - of_events) / (2.0 * n)
     permuted = score + _random_subset_sums(difference, options.permutations, rng)
-    aucs = [area_under_curve(of_events[fold == k], of_samples[fold == k]) for k in range(options.folds)]
-    sizes = np.bincount(fold, minlength=options.folds)
+    aucs = [area_under_curve(of_events[fold == k], of_samples[fold == k]) for k in range(1, options.folds)]
+    sizes = np.bincount(fold, minlength=options.folds)[1:]
     variances = (2 * sizes + 1) / (12.0 * sizes**2)
     return TwoSampleTest(
         n_pairs=int(n),
         auc=float(np.mean(aucs)),
-        auc_error=float(np.sqrt(np.sum(variances)) / options.folds),
+        auc_error=float(np.sqrt(np.sum(variances)) / len(aucs)),
         log_score=score,
         null_mean=score + 0.5 * float(np.sum(difference)),
         null_error=0.5 * float(np.sqrt(np.sum(difference**2))),
@@ -128,7 +128,7 @@ def two_sample_test(
 def classify_pairs(
     events: FloatArray, samples: FloatArray, mass: FloatArray, *, rng: np.random.Generator, options: TwoSampleOptions
 ) -> tuple[FloatArray, FloatArray, Any]:
-    """Logits of events and of samples from classifiers that saw neither, each shape (n,), and the fold of each pair."""
+    """Logits of the events and samples of all folds but the first, by classifiers of earlier folds, and the fold of each pair."""
     x, g, m = (np.asarray(array, dtype=np.float64) for array in (events, samples, mass))
     if x.shape != g.shape or x.ndim != 2 or m.shape != (len(x),):
         raise EventsError(
@@ -145,14 +145,15 @@ def classify_pairs(
     fold = rng.permutation(len(x)) % options.folds
     seeds = rng.integers(2**31 - 1, size=options.folds)
     of_events, of_samples = np.empty(len(x)), np.empty(len(x))
-    for k in range(options.folds):
-        train, test = fold != k, fold == k
+    for k in range(1, options.folds):
+        train, test = fold < k, fold == k
         inputs = np.concatenate([np.column_stack([x[train], m[train]]), np.column_stack([g[train], m[train]])])
         labels = np.repeat([1, 0], int(train.sum()))
         classifier = _classifier(options, int(seeds[k])).fit(inputs, labels)
         of_events[test] = classifier.decision_function(np.column_stack([x[test], m[test]]))
         of_samples[test] = classifier.decision_function(np.column_stack([g[test], m[test]]))
-    return of_events, of_samples, fold
+    asked = fold > 0
+    return of_events[asked], of_samples[asked], fold[asked]
 
 
 def _classifier(options: TwoSampleOptions, seed: int) -> Any:
