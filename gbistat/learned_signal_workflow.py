@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -127,15 +128,15 @@ def run_learned_signal(
     with steps(f"{window}: sidebands and networks"):
         data = learned_signal_data(spec, options.model.terms, events, window, family=chosen.family, rng=rng)
     with steps(f"{window}: evidence"):
-        evidence = discovery_evidence(data.folds)
-        plain = discovery_evidence(data.plain_folds)
+        evidence = discovery_evidence(data.folds, scheme=data.scheme)
+        plain = discovery_evidence(data.plain_folds, scheme=data.scheme)
         estimate = cross_fit_estimate(data.folds)
     with steps(f"{window}: reference events"):
         references = data.references(chosen.n_reference, rng=rng)
     with steps(f"{window}: lower limit"):
-        limit = unrestricted_lower_limit(data.folds, references, cl=options.cl)
-        plain_limit = unrestricted_lower_limit(data.plain_folds, references, cl=options.cl)
-        interval = class_interval(data.folds, cl=options.cl)
+        limit = unrestricted_lower_limit(data.folds, references, cl=options.cl, scheme=data.scheme)
+        plain_limit = unrestricted_lower_limit(data.plain_folds, references, cl=options.cl, scheme=data.scheme)
+        interval = class_interval(data.folds, cl=options.cl, scheme=data.scheme)
     with steps(f"{window}: samples of the signal"):
         found = _found(data, estimate, chosen, rng)
     term = data.term
@@ -242,6 +243,9 @@ def _grade(data: LearnedSignalData, labels: BoolArray, window: MassWindow, event
 
 def _warnings(options: RunOptions, data: LearnedSignalData, chosen: LearnedSignalOptions) -> tuple[str, ...]:
     warnings = list(data.events.notes)
+    with options.source.path.open("rb") as stream:
+        other = data.term.other_data(hashlib.file_digest(stream, "sha256").hexdigest())
+    warnings += [] if other is None else [other]
     verdict = saved_verdict(options.model.directory)
     if verdict is None:
         warnings.append(

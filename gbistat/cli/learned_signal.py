@@ -108,7 +108,8 @@ def show_learned(report: LearnedSignalReport) -> None:
         "",
         f"null: {report.null_settings['name']}",
         "null: mean generator",
-        title=f"window {report.window}, {report.n_events} events, {len(report.evidence.log_e_folds)} folds",
+        title=f"window {report.window}, {report.n_events} events, {len(report.evidence.log_e_folds)} folds "
+        f"({'multiplied: each judged by networks of earlier ones' if report.evidence.scheme == 'product' else 'averaged'})",
         title_justify="left",
     )
     pairs = (report.evidence, report.plain_evidence)
@@ -117,7 +118,7 @@ def show_learned(report: LearnedSignalReport) -> None:
     table.add_row("  significance at least", *[f"{found.z_at_least:.2f}" for found in pairs])
     limits = (report.limit, report.plain_limit)
     table.add_row(f"signal fraction, {level} lower limit", *[_fraction(limit.low) for limit in limits])
-    table.add_row("  signal events", *[f"{limit.events:.4g}" for limit in limits])
+    table.add_row("  signal events", *[f"{limit.low * report.n_events:.4g}" for limit in limits])
     table.add_row("  upper limit", "none", "none")
     console.print(table)
     console.print(f"null: {report.null}", soft_wrap=True)

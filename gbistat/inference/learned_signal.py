@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from gbistat.fit.sidebands import SidebandFit
     from gbistat.inference.background_family import BackgroundFamily
+    from gbistat.inference.split_likelihood import Scheme
     from gbistat.terms.model_spec import ModelSpec
     from gbistat.terms.network import NetworkTerm
     from gbistat.typing import FloatArray, IntArray
@@ -117,7 +118,11 @@ class LearnedSignalData:
     log_ratio : array of shape (M, n)
         ln p_s / p_b by the networks that did not see the event.
     folds : tuple of FoldRatios
-        The same by fold, with the corners of the null.
+        The same by fold that gives evidence, with the corners of the null.
+
+    Notes
+    -----
+    Where the networks of a fold saw earlier folds only, the first fold gives scores and no evidence: its networks saw later ones.
     """
 
     events: Events
@@ -129,6 +134,16 @@ class LearnedSignalData:
     folds: tuple[FoldRatios, ...]
 
     @property
+    def scheme(self) -> Scheme:
+        """How evidence of folds is put together: a product where the networks of each saw earlier folds only."""
+        return "product" if self.term.train_on == "earlier" else "average"
+
+    @property
+    def judged(self) -> tuple[int, ...]:
+        """Folds that give evidence."""
+        return tuple(range(1 if self.scheme == "product" else 0, self.term.n_folds))
+
+    @property
     def score(self) -> FloatArray:
         """ln of the mean of the networks' p_s over p_b, shape (n,): the anomaly score."""
         result: FloatArray = logsumexp(self.log_ratio, axis=0) - np.log(len(self.log_ratio))
@@ -136,11 +151,11 @@ class LearnedSignalData:
 
     @property
     def plain_folds(self) -> tuple[FoldRatios, ...]:
-        """Folds with p_b alone as the null."""
+        """Folds that give evidence, with p_b alone as the null."""
         return tuple(FoldRatios(fold.log_ratio) for fold in self.folds)
 
     def references(self, n: int, *, rng: np.random.Generator) -> tuple[RatioReference, ...]:
-        """Reference events of both kinds for each fold, for `gbistat.inference.signal_fraction.unrestricted_lower_limit`.
+        """Reference events of both kinds for each fold that gives evidence, for `gbistat.inference.signal_fraction.unrestricted_lower_limit`.
 
         Parameters
         ----------
@@ -152,7 +167,7 @@ class LearnedSignalData:
         drawn = self.background.sample(n, rng=rng)
         log_b, corners = self.background.log_prob(drawn), self.background.log_corners(drawn)
         result = []
-        for k in range(self.term.n_folds):
+        for k in self.judged:
             signal = self.term.sample(n, fold=k, rng=rng)
             signal_b = self.background.log_prob(signal)
             possible = np.isfinite(signal_b)
@@ -243,5 +258,6 @@ def learned_signal_data(
             )
         own = chosen.select(rows)
         log_ratio[:, rows] = term.fold_log_prob(own, k) - log_b[rows]
-        folds.append(FoldRatios(log_ratio[:, rows], background.log_corners(own)))
+        if k or term.train_on == "others":
+            folds.append(FoldRatios(log_ratio[:, rows], background.log_corners(own)))
     return LearnedSignalData(chosen, len(inside) - len(chosen), term, background, fold, log_ratio, tuple(folds))

@@ -121,7 +121,7 @@ def save_found_signal(
     return Path(path)
 
 
-def draw_score(score: FloatArray, fold: IntArray, log_e: Sequence[float], ax: Axes) -> Artists:
+def draw_score(score: FloatArray, fold: IntArray, log_e: Sequence[float], ax: Axes, *, first: int = 0) -> Artists:
     """Draw how many events of each fold lie above a score.
 
     Parameters
@@ -131,9 +131,11 @@ def draw_score(score: FloatArray, fold: IntArray, log_e: Sequence[float], ax: Ax
     fold : array of shape (n,)
         Fold of each event.
     log_e : sequence of float
-        ln e of each fold, for the legend.
+        ln e of each fold that gives evidence, for the legend.
     ax : Axes
         Where to draw.
+    first : int, default 0
+        The first of these folds.
 
     Returns
     -------
@@ -144,7 +146,7 @@ def draw_score(score: FloatArray, fold: IntArray, log_e: Sequence[float], ax: Ax
     finite = score[np.isfinite(score)]
     low, high = max(float(np.quantile(finite, 0.2)), -10.0), float(finite.max())
     top = 1.0
-    for k, log in enumerate(log_e):
+    for k, log in enumerate(log_e, first):
         values = -np.sort(-score[fold == k])
         counts = np.arange(1, values.size + 1)
         top = max(top, float(values.size))
@@ -161,7 +163,9 @@ def draw_score(score: FloatArray, fold: IntArray, log_e: Sequence[float], ax: Ax
     return artists
 
 
-def save_score(score: FloatArray, fold: IntArray, log_e: Sequence[float], path: str | PathLike[str]) -> Path:
+def save_score(
+    score: FloatArray, fold: IntArray, log_e: Sequence[float], path: str | PathLike[str], *, first: int = 0
+) -> Path:
     """Draw the scores into a file; see `draw_score`.
 
     Raises
@@ -170,5 +174,5 @@ def save_score(score: FloatArray, fold: IntArray, log_e: Sequence[float], path: 
         If the file cannot be written.
     """
     with figure_file(path) as (ax,):
-        draw_score(score, fold, log_e, ax)
+        draw_score(score, fold, log_e, ax, first=first)
     return Path(path)

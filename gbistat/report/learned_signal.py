@@ -159,8 +159,13 @@ class LearnedSignalReport:
 
     @property
     def n_events(self) -> int:
-        """Events that were judged."""
-        return self.limit.n_events
+        """Events of the window that the generator can make."""
+        return len(self.found.events)
+
+    @property
+    def signal_events(self) -> float:
+        """Lower limit on the expected number of signal events among them."""
+        return self.limit.low * self.n_events
 
     def to_dict(self) -> Json:
         """Plain numbers, for JSON."""
@@ -177,7 +182,7 @@ class LearnedSignalReport:
             "null": {"description": self.null, **self.null_settings},
             "discovery": self.evidence.to_dict(),
             "fraction": {**self.limit.to_dict(), "valid_for": "any signal", "why_no_upper_end": WHY_NO_UPPER_END},
-            "signal_events": {"low": self.limit.events, "high": None, "cl": self.limit.cl},
+            "signal_events": {"low": self.signal_events, "high": None, "cl": self.limit.cl},
             "plain_null": {"discovery": self.plain_evidence.to_dict(), "fraction": self.plain_limit.to_dict()},
             "mixture_interval": self.interval.to_dict(),
             "estimate": self.estimate.to_dict(),
@@ -216,7 +221,8 @@ def write_learned_signal(report: LearnedSignalReport, directory: Path) -> list[P
     written.append(write_text(directory / "anomalies.csv", _table(found)))
     written.append(write_bytes(directory / "anomalies.npz", _arrays(found)))
     written.append(directory / "signal_score.png")
-    save_score(found.score, found.fold, report.evidence.log_e_folds, written[-1])
+    first = 1 if report.evidence.scheme == "product" else 0
+    save_score(found.score, found.fold, report.evidence.log_e_folds, written[-1], first=first)
     for name, unit, columns in spectra(found):
         written.append(directory / f"signal_{name}.png")
         data, samples, background = columns

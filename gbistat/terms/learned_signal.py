@@ -92,6 +92,11 @@ class LearnedSignalTerm:
         return self.cross_fit.mode
 
     @property
+    def train_on(self) -> str:
+        """``others`` or ``earlier``: folds that the networks of a fold saw."""
+        return self.cross_fit.train_on
+
+    @property
     def fractions(self) -> FloatArray:
         """Fraction w to use with each network, shape (K, M): fitted out of sample, and the same in a fold."""
         values = np.array([member.fraction for member in self.cross_fit.members])

@@ -285,10 +285,13 @@ class CrossFit(Record):
         Whether w was learned in the training, held fixed, or chosen from fixed ones.
     members : sequence of CrossFitMember
         In the order of the term's members; fold by fold, the same number in each.
+    train_on : {"others", "earlier"}
+        Folds that the networks of a fold saw: all others, or those before it (the first fold's: all others).
     """
 
     rule: FoldSpec
     mode: Literal["learnable", "fixed", "scan"]
+    train_on: Literal["others", "earlier"] = "others"
     members: Annotated[tuple[CrossFitMember, ...], Field(min_length=2)]
 
     @model_validator(mode="after")

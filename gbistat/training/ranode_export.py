@@ -344,6 +344,7 @@ def _term(
         "cross_fit": {
             "rule": outer.to_dict(),
             "mode": card.fraction.mode,
+            "train_on": card.folds.train_on,
             "members": [
                 {"fold": t // m, "fraction": w, "trained_with": loss}
                 for t, (w, loss) in enumerate(zip(chosen.fractions, chosen.trained_with, strict=True))

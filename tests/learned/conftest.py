@@ -80,7 +80,7 @@ def make_term(name, kind, densities, samplers, features, **changes):
     return NetworkTerm(metadata, tuple(members.values()), samplers=tuple(drawn.values()))
 
 
-def signal_term():
+def signal_term(train_on="others"):
     each = [power_density(a, -np.log(HIGH - LOW)) for a in SIGNAL]
     draws = [power_sampler(a, joint=True) for a in SIGNAL]
     features = [
@@ -89,7 +89,7 @@ def signal_term():
     ]
     rule = {"n_folds": FOLDS, "seed": 1, "columns": ["m_jj", "t"], "algorithm": FOLD_ALGORITHM}
     members = [{"fold": fold, "fraction": 0.01} for fold in range(FOLDS) for _ in SIGNAL]
-    cross_fit = {"rule": rule, "mode": "learnable", "members": members}
+    cross_fit = {"rule": rule, "mode": "learnable", "train_on": train_on, "members": members}
     return make_term("found", "signal_density", each * FOLDS, draws * FOLDS, features, cross_fit=cross_fit)
 
 
@@ -132,9 +132,9 @@ def save_events(path, events, n_signal=0):
     return path
 
 
-def save(directory):
+def save(directory, train_on="others"):
     """Model on disk."""
-    save_model(directory / "model", make_spec(), terms=[signal_term(), generator_term()])
+    save_model(directory / "model", make_spec(), terms=[signal_term(train_on), generator_term()])
     return directory / "model"
 
 

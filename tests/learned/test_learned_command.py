@@ -124,6 +124,24 @@ def test_without_signal_nothing_is_claimed_and_a_wider_null_claims_less(files):
     assert found["signal", "mean"] > found["signal", "ensemble"] > found["signal", "wide"]
 
 
+def test_evidence_of_folds_multiplies_where_networks_saw_earlier_folds_only(learned, files, tmp_path):
+    learned.save(tmp_path, "earlier")
+    chosen = LearnedSignalOptions("mean", n_reference=1000)
+    reports = [
+        run_learned_signal(resolve_options(model=folder / "model", events=files / "signal.npz"), chosen)
+        for folder in (tmp_path, files)
+    ]
+    later, others = (report.evidence for report in reports)
+    assert (later.scheme, others.scheme) == ("product", "average")
+    # The networks are the same here, so that folds 2 and 3 have the same evidence in both; the first gives none.
+    assert later.log_e_folds == pytest.approx(others.log_e_folds[1:])
+    assert later.n_events == np.sum(reports[0].found.fold > 0)
+    # One fraction for all folds, averaged over eleven: at most ln 11 below the best fraction of each fold.
+    assert abs(later.log_e - sum(later.log_e_folds)) < 2 * np.log(11)
+    assert reports[0].n_events == reports[1].n_events
+    assert reports[0].signal_events == reports[0].limit.low * reports[0].n_events
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

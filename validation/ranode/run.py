@@ -34,6 +34,7 @@ from gbistat.inference.split_likelihood import FoldRatios, FractionPrior, discov
 
 HERE = Path(__file__).parent
 SIGNALS = (0, 60, 100, 140, 200)
+"""Signal events on average, of 10,000."""
 THRESHOLDS = {
     "e >= 20": math.log(20.0),
     "3 sigma": -math.log(float(ndtr(-3.0))),
