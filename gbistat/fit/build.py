@@ -17,6 +17,7 @@ from gbistat.fit.order import choose_order, nested_shapes, with_order
 from gbistat.fit.sidebands import fit_sidebands
 from gbistat.likelihood.components import Component, Factor, LogRatio, MassFactor, Yield
 from gbistat.likelihood.constraints import NormalConstraint
+from gbistat.likelihood.held import with_held_ratios
 from gbistat.likelihood.model import Model
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.parameters import Parameter
@@ -206,7 +207,11 @@ def build_analysis(
     if kappa_sigma > 0 or spec.signal.spurious.sigma:
         events_b = background_nodes(model) if not needs_pool(model) else in_window
         model, size = with_spurious_signal(
-            model, inside if events_b is None else events_b, kappa_sigma, spec.signal.spurious.sigma or 0.0
+            model,
+            inside if events_b is None else events_b,
+            kappa_sigma,
+            spec.signal.spurious.sigma or 0.0,
+            like=None if masses is None else with_held_ratios(model, {p.name: p.start for p in model.parameters}),
         )
     nll = ExtendedUnbinnedNLL(model, inside)
     reference = None

@@ -14,6 +14,7 @@ from gbistat.fit.basins import refine_minima
 from gbistat.fit.nuisances import with_ensembles, with_spurious_signal
 from gbistat.fit.plane import global_fit, search_plane
 from gbistat.likelihood.constraints import NormalConstraint
+from gbistat.likelihood.held import with_held_ratios
 from gbistat.likelihood.kappa import normalised_surface
 from gbistat.likelihood.lattice import Lattice
 from gbistat.likelihood.modes import DecayModes
@@ -322,7 +323,8 @@ def _with_nuisances(known: FreeMasses, model: Model, sigma: float) -> tuple[Mode
     if known.profiled:
         model = with_ensembles(model, known.profiled, known.pool)
     if sigma > 0 or known.spurious:
-        return with_spurious_signal(model, known.pool, sigma, known.spurious)
+        like = with_held_ratios(model, _starts(model))
+        return with_spurious_signal(model, known.pool, sigma, known.spurious, like=like)
     return model, 0.0
 
 
@@ -336,7 +338,7 @@ def free_masses(analysis: Analysis) -> tuple[str, ...]:
 
 
 def with_held_masses(analysis: Analysis, values: Mapping[str, float]) -> Analysis:
-    """Same analysis with masses held; no network is evaluated again.
+    """Same analysis with masses held; between the nodes of the grid the network is evaluated there, once.
 
     Nuisance parameters that depend on where the masses are (the spread of ensembles, the tilt that stands for the error of kappa
     and for a spurious signal) are made anew there.
@@ -367,6 +369,7 @@ def with_held_masses(analysis: Analysis, values: Mapping[str, float]) -> Analysi
     )
     model = dataclasses.replace(model, parameters=parameters)
     at = _starts(model)
+    model = with_held_ratios(model, at)
     model, size = _with_nuisances(known, model, known.sigma(at))
     nll = ExtendedUnbinnedNLL(model, analysis.events)
     reference = reference_from_pool(model, known.pool)

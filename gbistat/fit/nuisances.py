@@ -98,9 +98,14 @@ def with_background_tilt(model: Model, tilt: BackgroundTilt, pool: Events | None
     )
 
 
-def with_spurious_signal(model: Model, events: Events, kappa: float, spurious: float) -> tuple[Model, float]:
-    """Model whose background tilts with a standard-normal nuisance, and the spurious signal of one sigma in events."""
-    tilt, size = spurious_signal_tilt(model, SPURIOUS, events, kappa=kappa, spurious=spurious)
+def with_spurious_signal(
+    model: Model, events: Events, kappa: float, spurious: float, *, like: Model | None = None
+) -> tuple[Model, float]:
+    """Model whose background tilts with a standard-normal nuisance, and the spurious signal of one sigma in events.
+
+    The tilt is that of `like` where it is given: the same model with the masses of the signal held, whose ratio needs no splines.
+    """
+    tilt, size = spurious_signal_tilt(like or model, SPURIOUS, events, kappa=kappa, spurious=spurious)
     parameter = Parameter(SPURIOUS, 0.0, -10.0, 10.0)
     # Kappa leaves the number of events alone; other spurious signal adds events, beside what the tilt makes of background.
     rate = {SPURIOUS: spurious**2 / size} if spurious else {}

@@ -24,6 +24,7 @@ import numpy as np
 from gbistat.data.events import Events
 from gbistat.errors import ModelError
 from gbistat.likelihood.components import LogRatio, MassFactor
+from gbistat.likelihood.held import HeldRatio
 from gbistat.likelihood.mixture import Mixture
 from gbistat.likelihood.modes import DecayModes
 from gbistat.likelihood.parameters import start_vector
@@ -275,5 +276,5 @@ def asimov_nll(nll: NLL, references: tuple[Reference, ...], theta: FloatArray) -
 
 def needs_pool(model: Model) -> bool:
     """Whether some density looks at more than the mass."""
-    looking = (LogRatio, RatioSurface, DecayModes, WeightTilt)
+    looking = (LogRatio, RatioSurface, HeldRatio, DecayModes, WeightTilt)
     return any(isinstance(factor, looking) for component in model.components for factor in component.factors)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gbistat.data.window import MassWindow
+from gbistat.errors import ParameterError
 from gbistat.fit.basins import interpolation_error, refine_minima, within
 from gbistat.fit.build import build_analysis
 from gbistat.fit.masses import with_other_events
@@ -15,6 +16,7 @@ from gbistat.fit.minimize import fit
 from gbistat.fit.plane import search_plane
 from gbistat.inference.mass_profile import MirroredProfile, SearchedProfile
 from gbistat.inference.profile import profile_interval
+from gbistat.likelihood.held import with_held_ratios
 from gbistat.likelihood.lattice import Lattice
 from gbistat.likelihood.surface import RatioSurface, grid_of
 
@@ -189,3 +191,24 @@ def test_within_narrows_ranges(blob, sharp):
     assert ends["m_X"] == (400.0, 500.0)
     assert ends["m_Y"] == (50.0, 300.0)
     assert box.value(nll.start_vector()) == nll.value(nll.start_vector())
+
+
+def test_held_masses_take_the_network_itself(blob, sharp):
+    _, nll, events = sharp
+    at = {"m_X": 441.3, "m_Y": 207.7}
+    model = with_held_ratios(nll.model, at)
+    factor = model.component("signal").factors[-1]
+    point = np.array(list(at.values()))
+    exact = Sharp().log_ratio(events, **at) + surface_of(nll).log_kappa_at(point)
+    np.testing.assert_allclose(factor.prepare(events).log_prob(point), exact, atol=1e-12)
+    assert not factor.prepare(events).derivatives(point)[1].any()
+    with pytest.raises(ParameterError, match="is asked for at"):
+        factor.prepare(events).log_prob(point + 1.0)
+    node = with_held_ratios(nll.model, {"m_X": 450.0, "m_Y": 200.0}).component("signal").factors[-1]
+    values = node.prepare(events).log_prob(np.array([450.0, 200.0]))
+    surface = surface_of(nll)
+    np.testing.assert_allclose(
+        values,
+        Sharp().log_ratio(events, m_X=450.0, m_Y=200.0) + surface.log_kappa_at(np.array([450.0, 200.0])),
+        atol=1e-9,
+    )

@@ -101,6 +101,27 @@ def test_scan_over_the_plane(folder, capsys, tmp_path):
     assert (tmp_path / "out" / "limits_plane.png").stat().st_size > 10_000
 
 
+def test_labels_in_the_file_change_nothing(folder, capsys):
+    """True masses and labels of events are columns that nothing reads: the same numbers to the last digit without them."""
+    with np.load(folder / "events.npz") as file:
+        columns = dict(file)
+    n = columns["m_jj"].size
+    documents = []
+    for extra in (
+        {},
+        {"label": np.r_[np.zeros(n - 90), np.ones(90)], "mX": np.full(n, 510.0), "mY": np.full(n, 120.0)},
+    ):
+        np.savez(folder / "labelled.npz", **columns, **extra)
+        (folder / "labelled.yaml").write_text(
+            f"model: model\nevents: {{path: {folder}/labelled.npz, units: {{a: GeV, b: GeV}}}}\n"
+        )
+        with pytest.raises(SystemExit) as stop:
+            main(["fit", str(folder / "labelled.yaml"), "--json", "-"])
+        assert stop.value.code == 0
+        documents.append(json.loads(capsys.readouterr().out)["results"])
+    assert documents[0] == documents[1]
+
+
 def test_bad_requests(folder, capsys):
     assert "'m_Z' to hold" in run(capsys, folder, "fit", "--mass", "m_Z=3", code=1).err
     assert "not NAME=VALUE" in run(capsys, folder, "fit", "--mass", "m_X", code=2).err
