@@ -27,7 +27,7 @@ from gbistat.fit.result import FitOptions
 from gbistat.fit.spectrum import mass_spectrum
 from gbistat.inference.discovery import discovery
 from gbistat.inference.limits import AsymptoticCLs
-from gbistat.inference.mass_profile import SearchedProfile
+from gbistat.inference.mass_profile import MirroredProfile, SearchedProfile
 from gbistat.inference.profile import Profile, profile_interval, profile_scan
 from gbistat.likelihood.reference import reference_from_data
 from gbistat.report.files import poi_label
@@ -58,6 +58,8 @@ __all__ = [
 ]
 
 STANDARD_CL = 0.6827
+INTERPOLATION = 0.02
+"""Shift by splines, in errors, above which a warning is printed."""
 TENSION = 3.0
 """Pull of a constrained parameter above which a warning is printed."""
 
@@ -320,8 +322,9 @@ def _fit_window(options: RunOptions, analysis: Analysis, steps: Steps, *, own_in
         poi = analysis.model.poi
         levels = _levels(options.cl)
         intervals = {}
+        profiles: dict[str, Profile] = {}
         for name in (poi, *_free_shape_parameters(analysis)):
-            profile = _profile(analysis, name, best)
+            profile = profiles[name] = _profile(analysis, name, best, profiles)
             intervals[name] = tuple(profile_interval(analysis.nll, name, cl=cl, profile=profile) for cl in levels)
     spectrum = None
     if analysis.sidebands is not None:
@@ -354,10 +357,14 @@ def _by_method(
         )
 
 
-def _profile(analysis: Analysis, name: str, best: FitResult) -> Profile:
+def _profile(analysis: Analysis, name: str, best: FitResult, known: Mapping[str, Profile]) -> Profile:
     """Profile of a parameter; where masses are free it looks for minima in all of their plane."""
     if analysis.masses is None:
         return Profile(analysis.nll, name, best)
+    if analysis.masses.exchangeable and name in analysis.masses.names:
+        for other in analysis.masses.names:
+            if other in known:
+                return MirroredProfile(known[other], name)
     return SearchedProfile(analysis.nll, name, analysis.masses.search, best, analysis.masses.basins)
 
 
@@ -376,8 +383,12 @@ def _free_shape_parameters(analysis: Analysis) -> list[str]:
 
 def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, binned: bool) -> LimitsOutcome:
     base = _fit_window(options, analysis, steps, own_intervals=False)
-    warnings = list(base.warnings)
+    warnings, profiled = list(base.warnings), None
     if moving := free_masses(analysis):
+        # One-sided at this level: the upper end of a two-sided interval of 2 cl - 1.
+        profile = _profile(analysis, base.poi, base.fit, {})
+        if options.cl > 0.5:
+            profiled = profile_interval(analysis.nll, base.poi, cl=2.0 * options.cl - 1.0, profile=profile).high
         held = {name: base.fit.value(name) for name in moving}
         analysis = with_held_masses(analysis, held)
         base = replace(base, analysis=analysis)
@@ -386,6 +397,11 @@ def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, bin
         warnings.append(
             f"limits and the significance are those of a signal at {text}, the values that fit best: that they "
             "were searched for is not in them; hold masses with --mass, or see gbistat scan for all of them"
+            + (
+                ""
+                if profiled is None
+                else f"; with these profiled {base.poi} < {profiled:.4g} (one-sided profile likelihood)"
+            )
         )
     window, nll, poi = base.window, analysis.nll, base.poi
     best = fit(nll, start=base.fit.values).raise_if_invalid() if moving else base.fit
@@ -430,6 +446,7 @@ def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, bin
         cls_scan=cls_scan,
         discovery=found,
         binned=tuple(twins),
+        profiled_limit=profiled,
     )
 
 
@@ -478,6 +495,13 @@ def _warnings(analysis: Analysis, best: FitResult) -> tuple[str, ...]:
         f"the data pull {names} {sigma:.1f} sigma away from the auxiliary measurement"
         for names, sigma in _tensions(analysis, best)
     ]
+    masses = analysis.masses
+    if masses is not None and masses.interpolation is not None and masses.interpolation.worst > INTERPOLATION:
+        name, shift = max(masses.interpolation.shifts.items(), key=lambda item: abs(item[1]))
+        warnings.append(
+            f"splines in place of the network move {name} by {abs(shift):.1g} of its error, although the nodes around the best fit are "
+            f"{max(masses.interpolation.steps.values()):.3g} {analysis.window.unit} apart"
+        )
     poi = analysis.model.poi
     if best.value(poi) + 2.0 * best.error(poi) < 0.0:
         warnings.append(

@@ -48,7 +48,7 @@ TARGET = 0.01
 """Error of the interpolation that is aimed at, in units of the statistical one."""
 FIRST, LAST = 8, 16
 """Lattice nodes in one step of the coarse grid: at first, and at most."""
-NODES = 700
+NODES = 300
 """Nodes of a box at most: a wider one, of a signal that is hardly there, takes larger steps."""
 
 
@@ -155,6 +155,7 @@ def refine_minima(
     minima = _coarse_minima(nll, search, indices, mirrored)
     if not minima:
         return (), None
+    before: dict[str, float] = {}
     factor = FIRST
     while True:
         boxes = [_box(lattice, minimum, names, factor) for minimum in minima]
@@ -167,9 +168,9 @@ def refine_minima(
             nll, [one.surface for one in lattices], events, minima[0], search, list(steps.values())
         )
         found = Interpolation(steps, shifts, delta, sum(one.evaluations for one in lattices))
-        if found.worst < TARGET or factor >= LAST or minima[0].at_bound:
+        if found.worst < TARGET or factor >= LAST or minima[0].at_bound or steps == before:
             return basins, found
-        factor *= 2
+        factor, before = 2 * factor, steps
 
 
 def _coarse_minima(nll: NLL, search: PlaneSearch, indices: list[int], mirrored: bool) -> list[FitResult]:

@@ -73,6 +73,8 @@ class FreeMasses:
         Minima, the lowest first, each in a box with finer nodes.
     interpolation : Interpolation or None
         What splines in place of the network do to the lowest; ``None`` where no signal is seen or the masses are held.
+    exchangeable : bool
+        Whether the ratio is the same with both masses exchanged.
     """
 
     grid: ThetaGrid
@@ -88,6 +90,7 @@ class FreeMasses:
     second: Kappa | None = None
     basins: tuple[Basin, ...] = ()
     interpolation: Interpolation | None = None
+    exchangeable: bool = False
 
     def sigma(self, values: Mapping[str, float]) -> float:
         """Standard deviation of ln kappa of all ratios together at some masses, and some share of decay modes.
@@ -223,6 +226,7 @@ def with_free_masses(
         second,
         found.basins,
         found.interpolation,
+        found.exchangeable,
     )
     return model, dataclasses.replace(known, kappa_sigma=known.sigma(_starts(model)))
 
@@ -233,6 +237,7 @@ class _Found:
     search: PlaneSearch
     basins: tuple[Basin, ...]
     interpolation: Interpolation | None
+    exchangeable: bool
 
 
 def _search(
@@ -252,7 +257,7 @@ def _search(
         dataclasses.replace(p, start=best.value(p.name)) if p.name in moving and not p.fixed else p
         for p in model.parameters
     )
-    return _Found(dataclasses.replace(model, parameters=parameters), search, basins, interpolation)
+    return _Found(dataclasses.replace(model, parameters=parameters), search, basins, interpolation, mirrored)
 
 
 def _mass_ratio(model: Model, factor: RatioSurface | DecayModes, events: Events) -> FloatArray:

@@ -10,6 +10,7 @@ all boxes q is far above what intervals ask for, and is read off the map.
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
     from gbistat.likelihood.nll import NLL
     from gbistat.typing import FloatArray
 
-__all__ = ["SearchedProfile"]
+__all__ = ["MirroredProfile", "SearchedProfile"]
 
+LITTLE = 0.02
+"""Gain of nll by a signal below which no fit moves its masses."""
 SURE = 15.0
 """``2 Delta nll`` on the map from which a value is outside of every interval that anybody asks for."""
 MINIMA = 12
@@ -215,6 +218,8 @@ class _Box:
         self.index = index_of(poi, nll.parameters)
         self.number = names.index(poi) if poi in names else None
         self.basin = basin
+        self.names = tuple(names)
+        self._without: float | None = None
         self.begin = nll.start_vector()
         # Nuisances that came after the basin was found begin at their starts.
         for name, value in basin.best.as_dict().items():
@@ -230,12 +235,29 @@ class _Box:
     def conditional(self, value: float) -> FitResult | None:
         """Fit with the parameter held; ``None`` if it is not valid."""
         begin = self._guess(value)
+        held = {name: float(begin[index_of(name, self.nll.parameters)]) for name in self.names}
+        found = self._fit({**held, self.poi: value}, begin)
+        # Where hardly any signal is left the masses are not determined, and a fit that moves them goes nowhere.
+        if found is None or self._null() - found.nll > LITTLE:
+            free = self._fit({self.poi: value}, begin if found is None else found.values)
+            found = free or found
+        if found is not None:
+            self._points[value] = found.values
+        return found
+
+    def _fit(self, fixed: dict[str, float], begin: FloatArray) -> FitResult | None:
         with suppress(FitFailed):
-            result = fit(self.nll, fixed={self.poi: value}, start=begin)
-            if result.valid:
-                self._points[value] = result.values
-                return result
+            result = fit(self.nll, fixed=fixed, start=begin)
+            return result if result.valid else None
         return None
+
+    def _null(self) -> float:
+        """Value of the fit without signal."""
+        if self._without is None:
+            held = {name: float(self.begin[index_of(name, self.nll.parameters)]) for name in self.names}
+            result = self._fit({**held, self.nll.poi: 0.0}, self.begin)
+            self._without = float("inf") if result is None else result.nll
+        return self._without
 
     def _guess(self, value: float) -> FloatArray:
         """Line through the two nearest fits, or the nearest one."""
@@ -246,5 +268,46 @@ class _Box:
         if len(near) == 1 or abs(near[0] - value) > abs(near[0] - near[1]):
             return first
         share = (value - near[0]) / (near[1] - near[0])
-        guess: FloatArray = first + share * (self._points[near[1]] - first)
-        return guess
+        guess = first + share * (self._points[near[1]] - first)
+        low, high = (np.array([getattr(p, end) for p in self.nll.parameters]) for end in ("low", "high"))
+        return np.clip(guess, low, high)
+
+
+class MirroredProfile(Profile):
+    """Profile of the other of two masses that can be exchanged: the fits of the first, which need not be made again.
+
+    Parameters
+    ----------
+    first : Profile
+        Profile of one mass.
+    poi : str
+        The other.
+    """
+
+    def __init__(self, first: Profile, poi: str) -> None:
+        self.first = first
+        super().__init__(first.nll, poi, first.best)
+
+    def conditional(self, value: float) -> FitResult:
+        """Fit of the first mass at this value, with both exchanged."""
+        result = self.first.conditional(value)
+        one, other = (index_of(name, self.nll.parameters) for name in (self.first.poi, self.poi))
+        order = np.arange(result.values.size)
+        order[[one, other]] = other, one
+        return dataclasses.replace(
+            result,
+            values=result.values[order],
+            errors=result.errors[order],
+            covariance=result.covariance[np.ix_(order, order)],
+            fixed=tuple(self.poi if name == self.first.poi else name for name in result.fixed),
+        )
+
+    def q(self, value: float) -> float:
+        """As of the first mass at this value."""
+        result = self.first.q(value)
+        self.best, self.restarts = self.first.best, self.first.restarts
+        return result
+
+    def hints(self) -> tuple[float, ...]:
+        """As of the first mass."""
+        return self.first.hints()

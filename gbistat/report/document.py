@@ -171,14 +171,19 @@ def _plane(outcome: FitOutcome) -> Json | None:
         "q0": masses.search.q0.tolist(),
         "strength": masses.search.strength.tolist(),
         **({} if masses.search.shares is None else {str(masses.search.fraction): masses.search.shares.tolist()}),
+        "log_kappa": masses.kappa.log_kappa.tolist(),
         "log_kappa_error": masses.kappa.error.tolist(),
+        "log_kappa_degree": masses.kappa.degree,
         "effective_size": masses.kappa.effective_size.tolist(),
+        "interpolation": None if masses.interpolation is None else masses.interpolation.to_dict(),
     }
 
 
 def _limit(outcome: LimitsOutcome) -> Json:
     """The CLs limit: by toys where these were asked for, with the asymptotic one beside it."""
     asymptotic = outcome.limit.to_dict()
+    if outcome.profiled_limit is not None:
+        asymptotic = {**asymptotic, "masses_profiled": outcome.profiled_limit}
     if outcome.toy_limit is None:
         return asymptotic
     return {**outcome.toy_limit.to_dict(), "asymptotic": asymptotic}

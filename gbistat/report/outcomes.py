@@ -85,6 +85,9 @@ class LimitsOutcome(FitOutcome):
         pyhf on the same events: in bins of the mass, and of the network's log ratio where there is one.
     comparison : Comparison or None
         The same beside more binned methods, for the verb "compare".
+    profiled_limit : float or None
+        Where masses are free: upper limit with them profiled, from the one-sided profile likelihood (no CLb: without signal masses mean
+        nothing, and the distribution of that statistic is not known). ``None`` where it does not close, or no mass is free.
     """
 
     limit: LimitResult
@@ -93,6 +96,7 @@ class LimitsOutcome(FitOutcome):
     discovery: DiscoveryResult
     binned: tuple[BinnedResult, ...]
     comparison: Comparison | None = None
+    profiled_limit: float | None = None
 
     @property
     def toy_limit(self) -> ToyLimit | None:
