@@ -9,8 +9,8 @@ PAWS (arXiv:2405.08889) turns the odds o = c / (1 - c) of a classifier into the 
 - *sampled*: 1 / E_b[o] over reference events. Here the background of the part `reference` in the window, drawn anew in every toy;
 
 *1, weak* is their first form, a classifier of data against as much reference background, with P_data / P_reference = 1 + s o, s = mu / (1 - mu):
-nothing holds its normalisation, so that mu carries the whole factor, and their published numbers are too large. In a likelihood the
-same odds make mu too small: the signal density integrates to 1 / 7.
+nothing holds its normalisation, so that mu carries the whole factor (and what the largest odds of so many reference events miss), and their
+published numbers are too large. In a likelihood the same odds make mu too small: the signal density integrates to 1 / 7.
 
 *profiled* is what gbistat does: 1 / E_b[r] over the model's reference events at every node of the masses, smooth, its error
 a nuisance of the fit. Masses are held at their true values, the background yield is free, and nothing else differs.
