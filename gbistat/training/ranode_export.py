@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gbistat.data.events import Events
 from gbistat.errors import ModelError, OutputError, TermError
 from gbistat.terms.learned_signal import LearnedSignalTerm
 from gbistat.terms.metadata import TERM_SCHEMA, Parity, TermMetadata
 from gbistat.terms.model_spec import MODEL_SCHEMA, ModelSpec
-from gbistat.terms.network import NetworkTerm, log_mean
+from gbistat.terms.network import NetworkTerm
 from gbistat.terms.store import load_model, member_records, save_model
 from gbistat.terms.validation import validate
 from gbistat.training.card import dump_card
 from gbistat.training.ranode_data import fold_rules
 from gbistat.training.ranode_graph import make_graphs
 from gbistat.training.ranode_model_card import ranode_model_card
+from gbistat.training.ranode_quality import measure_quality, run_events
 from gbistat.training.ranode_run import load_ranode_run
 from gbistat.training.stacked_flow import StackedFlow
 from gbistat.training.stacked_training import make_trainer
@@ -176,9 +176,11 @@ def export_ranode(run_directory: str | Path, output: str | Path, *, overwrite: b
     flow = StackedFlow(len(run.transform), run.card.flow)
     graphs = make_graphs(flow, run.transform, chosen.weights)
     draft = _term(run, chosen, graphs)
-    kept = run.events()
-    parity = _parity(run, chosen, draft, kept["x"])
-    checks = {"sampler_parity": _sampler_parity(run, chosen, draft), "quality": _quality(run, chosen, draft, kept)}
+    parity = _parity(run, chosen, draft, run.events()["x"])
+    checks = {
+        "sampler_parity": _sampler_parity(run, chosen, draft),
+        "quality": measure_quality(run, chosen.fold_record, draft),
+    }
     term = _term(run, chosen, graphs, parity=parity, checks=_rounded(checks))
     frozen = generator.terms[trained_with["term"]]
     return save_model(
@@ -194,17 +196,12 @@ def _spread(x: FloatArray, count: int) -> FloatArray:
     return x[np.unique(np.linspace(0, len(x), min(count, len(x)), endpoint=False).astype(np.int64))]
 
 
-def _as_events(run: RanodeRun, x: FloatArray) -> Events:
-    names = run.transform.names
-    return Events(x[:, 0], x[:, 1:], names[1:], run.units, mass_name=names[0])
-
-
 def _parity(run: RanodeRun, chosen: Chosen, term: NetworkTerm, x: FloatArray) -> Parity:
     """Difference between graphs and networks on data."""
     # Both see what a graph sees: next to an edge of the window the seventh digit of the mass moves a logit.
     events = _spread(x, PARITY_EVENTS).astype(np.float32).astype(np.float64)
-    events = _inside(run, events)
-    differences = np.abs(term.member_values(_as_events(run, events)) - final_log_prob(run, chosen.weights, events))
+    events = events[run.transform.inside(events)]
+    differences = np.abs(term.member_values(run_events(run, events)) - final_log_prob(run, chosen.weights, events))
     worst, mean = float(differences.max()), float(differences.mean(axis=1).max())
     if not (worst <= LARGEST_DIFFERENCE and mean <= LARGEST_MEAN_DIFFERENCE):
         raise TermError(
@@ -240,70 +237,6 @@ def _sampler_parity(run: RanodeRun, chosen: Chosen, term: NetworkTerm) -> Json:
             f"and {LARGEST_SHIFT:g} is allowed; nothing was written"
         )
     return {"shift_99_percent": worst, "n_events": len(latent)}
-
-
-def _quality(run: RanodeRun, chosen: Chosen, term: NetworkTerm, kept: dict[str, FloatArray]) -> Json:
-    """What was found, each event judged by networks that never saw it."""
-    signal = LearnedSignalTerm(term)
-    events = _as_events(run, kept["x"])
-    log_ratio = signal.log_prob(events) - kept["log_background"]
-    finite = np.isfinite(log_ratio)
-    folds, record, all_shares = signal.rule.fold_of(events), [], []
-    for fold, entry in enumerate(chosen.fold_record):
-        w = float(np.mean(signal.fractions[fold]))
-        values = log_ratio[(folds == fold) & finite]
-        gains = np.logaddexp(np.log1p(-w), np.log(w) + values)
-        shares = np.exp(np.log(w) + values - gains)
-        all_shares.append(shares)
-        record.append({
-            **entry, "n_events": int(np.sum(folds == fold)), "gain_held_out": float(gains.sum()),
-            "signal_like": float(shares.sum()),
-        })  # fmt: skip
-    together = np.concatenate(all_shares)
-    return {
-        "folds": record,
-        "gain_held_out": float(sum(item["gain_held_out"] for item in record)),
-        "signal_like_events": float(together.sum()),
-        "effective_signal_like_events": float(together.sum() ** 2 / np.sum(together**2)),
-        "integral": _integral(run, signal),
-        "events_left_out": run.counts["left_out"],
-    }
-
-
-def _integral(run: RanodeRun, signal: LearnedSignalTerm, n: int = 20_000) -> Json:
-    """Integral of the mean density over window and ranges, by importance sampling from its own samples made wider.
-
-    The proposal is a kernel density in the transformed space: samples of p_s, moved by a Gaussian of random width.
-    """
-    rng = np.random.default_rng([run.card.seed, 25])
-    names, transform = run.transform.names, run.transform
-    centres = transform.forward(_inside(run, signal.sample(400, rng=rng).matrix(names)))
-    d = centres.shape[1]
-    scale = centres.std(axis=0) * len(centres) ** (-1.0 / (d + 4))
-    widths = np.array([1.0, 4.0])
-    which = rng.integers(len(centres), size=n)
-    wide = rng.integers(2, size=n)
-    points = centres[which] + rng.standard_normal((n, d)) * scale * widths[wide][:, None]
-    log_q = np.concatenate([_kernels(points[i : i + 1000], centres, scale, widths) for i in range(0, n, 1000)])
-    x = transform.inverse(points)
-    good = transform.inside(x.astype(np.float32).astype(np.float64))
-    weights = np.zeros(n)
-    log_p = log_mean(signal.term.member_values(_as_events(run, x[good])))
-    weights[good] = np.exp(log_p - transform.log_abs_det(x[good]) - log_q[good])
-    return {"value": float(weights.mean()), "sigma": float(weights.std() / np.sqrt(n)), "n_points": n}
-
-
-def _kernels(points: FloatArray, centres: FloatArray, scale: FloatArray, widths: FloatArray) -> FloatArray:
-    """ln of the equal mixture of Gaussian kernels of both widths at every centre, shape (n,)."""
-    square = np.sum(((points[:, None, :] - centres[None]) / scale) ** 2, axis=2)
-    constant = -0.5 * points.shape[1] * np.log(2.0 * np.pi) - np.log(scale).sum() - np.log(2.0 * len(centres))
-    terms = [-0.5 * square / width**2 - points.shape[1] * np.log(width) for width in widths]
-    total: FloatArray = np.logaddexp.reduce(np.concatenate(terms, axis=1), axis=1) + constant
-    return total
-
-
-def _inside(run: RanodeRun, x: FloatArray) -> FloatArray:
-    return x[run.transform.inside(x)]
 
 
 def _rounded(value: Any) -> Any:

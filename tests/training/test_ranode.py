@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -18,11 +19,13 @@ from gbistat.terms.generator import GeneratorTerm
 from gbistat.terms.learned_signal import LearnedSignalTerm
 from gbistat.terms.network import log_mean
 from gbistat.terms.store import load_model
-from gbistat.training.ranode import fit_fraction, train_ranode
+from gbistat.training.ranode import _Stack, fit_fraction, train_ranode
 from gbistat.training.ranode_card import RanodeCard, load_ranode_card
 from gbistat.training.ranode_data import RanodeData, fold_rules, transform_data
-from gbistat.training.ranode_export import choose_networks, final_log_prob
+from gbistat.training.ranode_export import choose_networks, export_ranode, final_log_prob
+from gbistat.training.ranode_run import StackEpoch, load_ranode_run
 from gbistat.training.splits import file_sha256
+from gbistat.training_workflow import prepare_ranode
 
 pytestmark = pytest.mark.train
 
@@ -169,8 +172,6 @@ def test_a_killed_run_in_another_order_ends_the_same(run, events, tmp_path):
 
 
 def test_batches_prefer_signal_and_undo_it(run, events):
-    from gbistat.training.ranode import _Stack
-
     ready = transform_data(prepared(events), make_card())
     stack = _Stack(run, ready, 0, 0.02, None)
     log_ratio = np.where(stack.outside.train[0], np.log(np.arange(1.0, stack.outside.z.shape[2] + 1.0)) - 6.0, 0.0)
@@ -182,6 +183,23 @@ def test_batches_prefer_signal_and_undo_it(run, events):
     spread = np.std(counts * size * places) / np.sqrt(len(places))
     assert abs(estimate - rows.mean()) < 4 * spread
     assert np.mean(places) > 1.1 * rows.mean()
+
+
+def test_which_epochs_are_averaged(run, events):
+    losses = [[5.0, 1.0], [3.0, 2.0], [4.0, 3.0], [2.0, 4.0], [2.5, 0.0]]  # of two folds; a fold has two members
+    history = [StackEpoch((0.0,) * 4, (a / 2, a / 2, b / 2, b / 2), (0.1,) * 4) for a, b in losses]
+
+    def stack(**options):
+        optimiser = {"epochs": 9, "average": 2, "patience": 2, **options}
+        return _Stack(replace(run, card=make_card(optimiser=optimiser)), None, 0, 0.1, None)
+
+    # Fold 1 is best at once, and two epochs later it is left as it is: its last epoch comes too late.
+    assert stack(keep="best")._stops(history) == [5, 3]
+    assert stack(keep="best")._chosen(history) == [[3, 4], [0, 1]]
+    assert stack(keep="last")._chosen(history) == [[3, 4], [1, 2]]
+    assert not stack()._done(history)
+    assert stack()._done([*history, *history[-1:] * 2])
+    assert stack(epochs=5)._done(history)
 
 
 def test_fraction_of_known_densities():
@@ -302,8 +320,6 @@ def test_an_exported_model_holds_everything(exported, dijets):
 
 
 def test_the_exported_density_is_cross_fitted(exported, dijets):
-    from gbistat.training.ranode_run import load_ranode_run
-
     run = load_ranode_run(dijets / "run")
     kept = run.events()
     signal = LearnedSignalTerm(exported.terms["learned-signal"])
@@ -331,9 +347,23 @@ def test_samples_follow_the_density(exported):
     assert len(signal.sample(7, fold=1, rng=np.random.default_rng(2))) == 7
 
 
-def test_errors_of_the_data(dijets, tmp_path):
-    from gbistat.training_workflow import prepare_ranode
+def test_a_generator_that_changed_is_refused(exported, dijets, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(dijets / "run", copy)
+    content = json.loads((copy / "run.json").read_text())
+    content["record"]["generator"]["sha256"] = "0" * 64
+    (copy / "run.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="is not the one that the signal was learned with"):
+        export_ranode(copy, tmp_path / "model")
+    with pytest.raises(OutputError, match="already exists"):
+        export_ranode(copy, dijets / "model")
+    (copy / "stack_1" / "history.json").unlink()
+    with pytest.raises(OutputError, match="is not finished"):
+        export_ranode(copy, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
+
+def test_errors_of_the_data(dijets, tmp_path):
     card = load_ranode_card(dijets / "card.yaml")
     with np.load(dijets / "data.npz") as arrays:
         columns = {name: arrays[name] for name in arrays.files}
