@@ -28,6 +28,7 @@ from gbistat.terms.store import load_model
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gbistat.inference.split_likelihood import Scheme
     from gbistat.terms.store import LoadedModel
 
 WINDOW = (3300.0, 3700.0)
@@ -89,15 +90,18 @@ class Reader:
             drawn = density.sample(200_000, (), rng=rng)
             self.tilts = FeatureTilts.of(self.generator.sample(drawn, rng=rng), 4)
         tilts, log_e, low = self.tilts(a["x"]), {}, {}
+        earlier = meta["card"]["folds"].get("train_on") == "earlier"
+        scheme: Scheme = "product" if earlier else "average"
         for name, family in FAMILIES.items():
             corners = family.log_corners(
                 ensemble_directions(members), mass_corners, tilts if family.tilt else None, n=log_b.size
             )
-            folds = [FoldRatios(ratio[:, a["fold"] == k], corners[:, a["fold"] == k]) for k in range(len(a["w"]))]
-            evidence = discovery_evidence(folds)
+            rows = [a["fold"] == k for k in range(1 if scheme == "product" else 0, len(a["w"]))]
+            folds = [FoldRatios(ratio[:, mask], corners[:, mask]) for mask in rows]
+            evidence = discovery_evidence(folds, scheme=scheme)
             log_e[name] = evidence.log_e
             if name in ("mean", "ensemble", "wide"):
-                low[name] = class_interval(folds).low
+                low[name] = class_interval(folds, scheme=scheme).low
             if name == "mean":
                 one_fold, estimate, one = (
                     evidence.log_e_folds[0],
@@ -105,7 +109,7 @@ class Reader:
                     cross_fit_estimate(folds[:1]),
                 )
         return Statement(
-            meta["level"], meta["seed"], meta["background"], meta["fraction_true"], log_e, one_fold, low,
+            meta["level"], meta["seed"], meta["background"] + (", earlier folds" if earlier else ""), meta["fraction_true"], log_e, one_fold, low,
             estimate.value, estimate.error, one.error, float(np.mean(a["w"])), tuple(a["sic"]),
             *self._known(a, density),
         )  # fmt: skip
@@ -202,7 +206,7 @@ def print_trained(found: list[Statement]) -> dict[str, float]:
             values = np.array([one.log_e[name] for one in sets])
             counts = "/".join(f"{int(np.sum(values >= t))}" for t in THRESHOLDS)
             print(
-                f"    {kind:9s} S/B {100 * level:.1f} %  {np.median(values):7.2f} ({values.max():6.2f})   {counts} of {len(sets)}"
+                f"    {kind} S/B {100 * level:.1f} %  {np.median(values):7.2f} ({values.max():6.2f})   {counts} of {len(sets)}"
             )
     print(
         "\nby signal: q0 with known density (its Z), one fold's ln e and error over all folds', fitted fraction, lower limit (mixtures), SIC"
@@ -217,12 +221,12 @@ def print_trained(found: list[Statement]) -> dict[str, float]:
         z = [np.median([math.sqrt(getattr(one, n)) for one in sets]) for n in ("supervised", "masses_known")]
         sic = np.mean([one.sic for one in sets], axis=0)
         print(
-            f"  {kind:9s} S/B {100 * level:.1f} % ({len(sets)} sets): truth {mean('truth'):.4f}  Z supervised {z[0]:.1f}, PAWS at true "
+            f"  {kind} S/B {100 * level:.1f} % ({len(sets)} sets): truth {mean('truth'):.4f}  Z supervised {z[0]:.1f}, PAWS at true "
             f"masses {z[1]:.1f}; one fold {np.median([one.one_fold for one in sets]):.1f}; width "
             f"{np.median([one.one_error / one.error for one in sets]):.2f}; fitted {mean('trained'):.4f}, cross-fit {mean('estimate'):+.4f} +- "
             f"{mean('error'):.4f}; low {lows}; SIC {sic[0]:.1f}, {sic[1]:.1f}"
         )
-    null = [one for one in found if one.level == 0.0 and one.background == "true"]
+    null = [one for one in found if one.level == 0.0 and one.background.startswith("true")]
     return {f"false discoveries, {n}": float(sum(one.log_e[n] >= THRESHOLDS[0] for one in null)) for n in FAMILIES} | {
         "null data sets": float(len(null))
     }
