@@ -81,7 +81,13 @@ def test_the_demonstration_file_is_a_pandas_frame_without_labels():
     with h5py.File(DEMO) as file:
         group = file["df"]
         assert {name: group.attrs[name] for name in ("nblocks", "ndim")} == {"nblocks": 1, "ndim": 2}
-        assert [item.decode() for item in group["block0_items"][()]] == ["m_jj", *FEATURES]
+        assert [item.decode() for item in group["block0_items"][()]] == [
+            "m_jj",
+            *FEATURES,
+            "m_heavy",
+            "tau32_light",
+            "tau32_heavy",
+        ]
         assert group["block0_values"].dtype == np.float32
         # PyTables reads UTF-8 attributes as text and takes ASCII ones for pickles.
         assert h5py.check_string_dtype(group.attrs.get_id("pandas_type").dtype).encoding == "utf-8"
