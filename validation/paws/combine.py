@@ -112,6 +112,30 @@ def shape_distance(first: LoadedModel, second: LoadedModel) -> float:
     return float(np.abs(cumulative[0] - cumulative[1]).max())
 
 
+def papers(first: LoadedModel, second: LoadedModel, name: str, fraction: str, distance: float) -> dict[str, bytes]:
+    """Model card of the new model, and the cards of both trainings."""
+    found: dict[str, bytes] = {}
+    for model, file in ((first, "card.yaml"), (second, "card-second.yaml")):
+        card = None if model.directory is None else model.directory / "card.yaml"
+        if card is not None and card.is_file():
+            found[file] = card.read_bytes()
+    text = f"""# {name}
+
+Two decay modes of one signal, `(1 - {fraction}) r_1 + {fraction} r_2`, with the same masses in both and {fraction} the share of the second among
+the selected signal events.
+
+| mode | term | from | trained by |
+|---|---|---|---|
+| first | `{mode_of(first).name}` | `{first.name}`: {first.spec.description} | `card.yaml` |
+| second | `{mode_of(second).name}` | `{second.name}`: {second.spec.description} | `card-second.yaml` |
+
+The terms are those of the two models, unchanged. The mass shape is that of the first; that of the second has a cumulative distribution up to {distance:.3f}
+away from it. `reference.json` holds the held-out background and the held-out signal of both modes, weighted to stand for background.
+Made by `python validation/paws/combine.py FIRST SECOND --output DIR`, after `gbistat train paws CARD` and `gbistat export` of both.
+"""
+    return {"README.md": text.encode(), **found}
+
+
 def main() -> int:
     """Write the model and evaluate it once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -130,7 +154,8 @@ def main() -> int:
     terms = [mode_of(first), mode_of(second)]
     if terms[0].name == terms[1].name:
         raise SystemExit(f"both ratios are called {terms[0].name!r}; export one under another name (term in its card)")
-    print(f"mass shapes: largest difference of the cumulative distributions {shape_distance(first, second):.3f}")
+    distance = shape_distance(first, second)
+    print(f"mass shapes: largest difference of the cumulative distributions {distance:.3f}")
     reference = combined_reference(first, second)
     signal = first.spec.signal.model_copy(
         update={"ratios": (), "modes": ModesSpec(ratios=(terms[0].name, terms[1].name), fraction=arguments.fraction)}
@@ -153,6 +178,7 @@ def main() -> int:
         reference=reference,
         reference_description=f"held-out background with the signal of {first.name} and of {second.name}, weighted to stand for background",
         digits=9,
+        files=papers(first, second, arguments.name, arguments.fraction, distance),
     )
     size = float(reference.weights.sum() ** 2 / (reference.weights**2).sum()) if reference.weights is not None else 0.0
     print(
