@@ -18,7 +18,7 @@ from gbistat.data.window import MassWindow
 from gbistat.errors import EventsError, ModelError, WindowError
 from gbistat.fit.build import fit_background
 from gbistat.inference.background_family import FeatureTilts, ensemble_directions
-from gbistat.inference.signal_fraction import RatioReference
+from gbistat.inference.bounded_evidence import RatioReference
 from gbistat.inference.split_likelihood import FoldRatios
 from gbistat.terms.generator import GeneratorTerm
 from gbistat.terms.learned_signal import LearnedSignalTerm

@@ -9,9 +9,8 @@ import pytest
 from scipy.stats import norm
 
 from gbistat.errors import EventsError, FitFailed, OptionError
+from gbistat.inference.bounded_evidence import RatioReference, RatioTail
 from gbistat.inference.signal_fraction import (
-    RatioReference,
-    _Tail,
     class_interval,
     cross_fit_estimate,
     unrestricted_lower_limit,
@@ -47,12 +46,12 @@ def cap_by_quadrature(w1, w):
 def test_cap_makes_the_largest_expectation_over_all_signals_one(w1, w):
     c, largest = cap_by_quadrature(w1, w)
     assert largest == pytest.approx(1.0, abs=1e-6)
-    found = _Tail.of(w1, reference(100_000), 0).cap(w)
+    found = RatioTail.of(w1, reference(100_000), 0).cap(w)
     assert 0.95 * c < found < c  # below by the caution, two Monte Carlo errors
 
 
 def test_nothing_is_gained_against_a_null_that_holds_the_alternative():
-    assert _Tail.of(0.02, reference(), 0).cap(0.05) == 1.0
+    assert RatioTail.of(0.02, reference(), 0).cap(0.05) == 1.0
 
 
 def test_limit_is_above_zero_where_the_evidence_is_above_one_over_alpha():

@@ -24,8 +24,8 @@ import numpy as np
 import trained
 from scipy.special import chdtrc, ndtr
 
+from gbistat.inference.bounded_evidence import RatioReference
 from gbistat.inference.signal_fraction import (
-    RatioReference,
     class_interval,
     cross_fit_estimate,
     unrestricted_lower_limit,
