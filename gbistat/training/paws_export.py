@@ -121,7 +121,7 @@ def export_paws(run_directory: str | Path, output: str | Path, *, overwrite: boo
 
 def _reference(run: PawsRun, grader: PawsGrader, term: NetworkTerm) -> Events:
     card = run.card
-    if card.background.generator is not None:
+    if card.background.generator is not None and card.model.reference == "background":
         record = run.splits[-1]
         generator = load_paws_generator(card, tuple(record["mass_shape"]))
         if generator.model.sha256 != record["sha256"]:
@@ -212,17 +212,20 @@ def _term(
 def _reference_description(card: PawsCard) -> str:
     low, high = card.model.valid
     if card.background.generator is not None:
-        return (
-            f"background drawn from {card.background.generator}, {low:g} <= {card.mass} < {high:g} {card.unit}, which trained nothing; "
-            "events that look like signal were kept more often, and the weights undo it"
+        drawn = f"background drawn from {card.background.generator}, {low:g} <= {card.mass} < {high:g} {card.unit}"
+        if card.model.reference == "background":
+            return (
+                f"{drawn}; trained nothing; events that look like signal were kept more often, and the weights undo it"
+            )
+    else:
+        drawn = (
+            f"background of {card.background.file}, part 'reference' of the split with seed {card.seed}, "
+            f"{low:g} <= {card.mass} < {high:g} {card.unit}"
         )
-    text = (
-        f"background of {card.background.file}, part 'reference' of the split with seed {card.seed}, "
-        f"{low:g} <= {card.mass} < {high:g} {card.unit}; trained nothing"
-    )
+    text = f"{drawn}; trained nothing"
     if card.model.reference == "background":
         return text
     return (
-        f"{text}; with it the same part of {card.signal.file}; the weights rho_b / (rho_b + rho_s r), with r averaged over the "
+        f"{text}; with it the part 'reference' of {card.signal.file}; the weights rho_b / (rho_b + rho_s r), with r averaged over the "
         "masses of these signal events, make both together stand for background"
     )

@@ -155,8 +155,10 @@ class PawsGrader:
         return np.concatenate([rows[:, :1], masses], axis=1)
 
     def reference(self) -> FloatArray:
-        """Held-out background inside ``model.valid``."""
-        return _select(self.held_out.background, self.card.model.valid)
+        """Background inside ``model.valid`` that trained nothing: held-out events, or events of the generator."""
+        if self.held_out.blind is None:
+            return _select(self.held_out.background, self.card.model.valid)
+        return self.held_out.generated[: REFERENCE_EVENTS - len(_select(self.signal, self.card.model.valid))]
 
     def mixed_reference(self, term: NetworkTerm) -> Events:
         r"""Held-out background and signal inside ``model.valid`` whose weights make them stand for background.

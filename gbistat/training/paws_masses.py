@@ -71,6 +71,8 @@ def find_masses(
     """
     start = np.log(np.asarray(truth, dtype=np.float64))
     low, high = np.log(np.asarray(bounds, dtype=np.float64)).T
+    # The exponential of a logarithm may be just outside.
+    ends = np.asarray(bounds, dtype=np.float64).T
     axis = np.linspace(-1.0, 1.0, NODES)
     offsets = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
     u, v = offsets.T
@@ -79,7 +81,7 @@ def find_masses(
     for number in range(ROUNDS):
         step = np.full(2, STEP if number < ROUNDS - 1 else 0.5 * STEP)
         centre = np.clip(centre, low + step, high - step)
-        values = np.array([total(np.exp(centre + step * offset)) for offset in offsets])
+        values = np.array([total(np.clip(np.exp(centre + step * offset), *ends)) for offset in offsets])
         c = np.linalg.lstsq(basis, values, rcond=None)[0]
         hessian = np.array([[2.0 * c[3], c[5]], [c[5], 2.0 * c[4]]])
         if np.linalg.eigvalsh(hessian)[-1] < 0:

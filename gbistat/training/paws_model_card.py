@@ -109,16 +109,18 @@ background has the same parts as in every card with this seed.
 
 
 def _reference(card: PawsCard) -> str:
-    if card.background.generator is not None:
+    generated = card.background.generator is not None
+    if card.model.reference == "mixed":
+        which = "events of the generator" if generated else "the reference background"
+        return (
+            f"`reference.json` holds {which} in the valid range and the reference signal of all masses, with weights\n"
+            "rho_b / (rho_b + rho_s r) that make both together stand for background (Shirts and Chodera 2008), r averaged over the\n"
+            "masses of these signal events."
+        )
+    if generated:
         return (
             f"`reference.json` holds events of the generator in the valid range that trained nothing. Of {DRAWN * DRAWS} drawn, those that look "
             "like signal were kept\nmore often, with weights that undo it: exact whatever r is, and with many events where r is large."
-        )
-    if card.model.reference == "mixed":
-        return (
-            "`reference.json` holds the reference background in the valid range and the reference signal of all masses, with weights\n"
-            "rho_b / (rho_b + rho_s r) that make both together stand for background (Shirts and Chodera 2008), r averaged over the\n"
-            "masses of these signal events."
         )
     return "`reference.json` holds the reference background in the valid range."
 

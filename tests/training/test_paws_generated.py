@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from gbistat.errors import EventsError, ModelError, TermError, UnitsError
+from gbistat.errors import EventsError, ModelError, OutputError, TermError, UnitsError
 from gbistat.terms.metadata import TermMetadata
 from gbistat.terms.model_spec import ModelSpec
 from gbistat.terms.network import NetworkTerm
-from gbistat.terms.store import member_records, save_model
+from gbistat.terms.store import load_reference, member_records, save_model
+from gbistat.training.paws import train_paws
 from gbistat.training.paws_dataset import PawsPool, epoch_set
+from gbistat.training.paws_export import export_paws
 from gbistat.training.paws_generated import _columns, epoch_background, generated_background, paws_generator, thinned
 from gbistat.training.splits import read_sample
 
@@ -54,9 +56,9 @@ def some_density():
 def saved(tmp_path):
     """Function that writes a generator, with changes of its term, and returns its folder."""
 
-    def save(names=("m_u", "m_v", "b"), unit="1", mass="m"):
+    def save(names=("m_u", "m_v", "b"), unit="1", mass="m", b_means=(1.0, -1.0)):
         members = {f"member_{k}.onnx": some_density() for k in range(2)}
-        samplers = {f"sampler_{k}.onnx": sampler(b_mean) for k, b_mean in enumerate((1.0, -1.0))}
+        samplers = {f"sampler_{k}.onnx": sampler(b_mean) for k, b_mean in enumerate(b_means)}
         features = [{"name": name, "unit": unit} for name in names]
         content = {
             "schema": "gbistat.term/1",
@@ -81,7 +83,7 @@ def saved(tmp_path):
             "background": {"mass": {"shape": "exponential"}, "features": "toy", "fit_range": [80.0, 160.0]},
             "terms": ["toy"],
         }
-        save_model(tmp_path / "generator", ModelSpec.model_validate(spec), terms=[term])
+        save_model(tmp_path / "generator", ModelSpec.model_validate(spec), terms=[term], overwrite=True)
         return str(tmp_path / "generator")
 
     return save
@@ -229,3 +231,43 @@ def test_thinned_rows_estimate_numbers_of_all():
     tail = x[rows] > 3.0
     assert tail.sum() > 200
     assert weights[tail].sum() == pytest.approx(200_000 * 0.00135, rel=0.15)
+
+
+@pytest.mark.train
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+@pytest.mark.parametrize("reference", ["mixed", "background"])
+def test_a_ratio_is_trained_and_exported_with_generated_background(
+    reference, saved, paws_card, paws_events, tmp_path, monkeypatch
+):
+    pytest.importorskip("tensorflow")
+    for name, value in (("DRAWN", 4000), ("DRAWS", 2), ("REFERENCE_EVENTS", 2000)):
+        monkeypatch.setattr(f"gbistat.training.paws_grading.{name}", value)
+    card = paws_card(
+        background={"generator": saved(b_means=(0.0, 0.0)), "n_events": 3000, "pool": 6000},
+        optimiser={"members": 1, "epochs": 3, "learning_rate": 0.03},
+        benchmarks=[],
+        model={"reference": reference},
+        peak=0.4,
+        near=0.3,
+    )
+    run = train_paws(card, tmp_path / "run", events=paws_events)
+    held_out = run.held_out()
+    assert held_out.blind == (94.0, 106.0)
+    # All events of the file grade, inside the window.
+    mass = held_out.background[:, 0]
+    assert len(mass) == np.sum((mass >= 80.0) & (mass < 160.0)) == 6000
+    model = export_paws(tmp_path / "run", tmp_path / "model")
+    checks = model.terms["toy-masses"].metadata.checks
+    assert checks["held_out"]["n_background"] == np.sum((mass >= 94.0) & (mass < 106.0))
+    assert checks["log_kappa"]["n_background"] == len(held_out.generated)
+    events = load_reference(model)
+    # Rounded on disk.
+    assert np.all((events.mass >= 92.0) & (events.mass <= 108.0))
+    # Background is abs(N(150, 80)): a mean of 152.
+    assert np.average(events.feature("m_u"), weights=events.weights) == pytest.approx(152.0, abs=12.0)
+    text = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "came from the generator" in text
+    saved(b_means=(0.0, 0.5))
+    if reference == "background":
+        with pytest.raises(OutputError, match=r"is another one than that which .* was trained with"):
+            export_paws(tmp_path / "run", tmp_path / "again")

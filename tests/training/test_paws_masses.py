@@ -34,6 +34,18 @@ def test_correlated_masses():
     assert found.sigma == pytest.approx((0.1, np.sqrt(0.02)), rel=1e-6)
 
 
+def test_masses_at_the_end_of_a_range_are_not_outside_it():
+    asked = []
+
+    def total(masses):
+        asked.append(masses)
+        return gaussian([300.0, 54.0], 0.1)(masses)
+
+    found = find_masses(total, (300.0, 50.0), 100, BOUNDS)
+    assert found.shift[1] == pytest.approx(np.log(54 / 50), abs=1e-6)
+    assert np.min(asked) == 50.0
+
+
 def test_no_maximum_inside_the_ranges():
     assert find_masses(lambda masses: float(-masses[0]), (100.0, 100.0), 10, BOUNDS) is None
     assert find_masses(lambda masses: float(np.log(masses).sum() ** 2), (100.0, 100.0), 10, BOUNDS) is None
