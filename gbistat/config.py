@@ -36,9 +36,20 @@ from gbistat.terms.validation import Count, Interval, Number, Positive, Record, 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["DEFAULT_MODEL", "EventsSource", "RunCard", "RunOptions", "demo_events", "read_card", "resolve_options"]
+__all__ = [
+    "DEFAULT_FIT_MODEL",
+    "DEFAULT_MODEL",
+    "EventsSource",
+    "RunCard",
+    "RunOptions",
+    "demo_events",
+    "read_card",
+    "resolve_options",
+]
 
 DEFAULT_MODEL = "dijet-qq-3500"
+DEFAULT_FIT_MODEL = "dijet-paws"
+"""What ``gbistat fit`` takes: it measures masses too, where limits are of one signal."""
 CARD_SCHEMA: Literal["gbistat.card/1"] = "gbistat.card/1"
 
 
@@ -231,6 +242,7 @@ def resolve_options(
     method: Mapping[str, object] | None = None,
     ensemble: Literal["mean", "profiled"] | None = None,
     masses: Mapping[str, float] | None = None,
+    default_model: str = DEFAULT_MODEL,
 ) -> RunOptions:
     """Put a card and explicit choices together; explicit ones win, and the shipped model and events fill the rest.
 
@@ -246,7 +258,7 @@ def resolve_options(
     """
     card = card or RunCard()
     chosen = model if model is not None else card.model
-    loaded = inline_model(chosen) if isinstance(chosen, ModelSpec) else load_model(chosen or DEFAULT_MODEL)
+    loaded = inline_model(chosen) if isinstance(chosen, ModelSpec) else load_model(chosen or default_model)
     loaded = _with_order(loaded, background_order if background_order is not None else card.background_order)
     if (treatment := ensemble or card.ensemble) is not None:
         signal = loaded.spec.signal.model_copy(update={"ensemble": treatment})
@@ -350,7 +362,7 @@ def _source(card: EventsCard | None, events: str | Path | None, model: LoadedMod
         )
     if events is not None:
         return EventsSource(Path(events))
-    if model.name == DEFAULT_MODEL:
+    if model.name in (DEFAULT_MODEL, DEFAULT_FIT_MODEL):
         return EventsSource(demo_events())
     raise CardError(
         f"no events: model {model.name!r} comes without any; give --events FILE, or 'events: {{path: ...}}' in the run card"

@@ -122,6 +122,7 @@ def run_options(
     ensemble: Literal["mean", "profiled"] | None = None,
     masses: tuple[str, ...] = (),
     method: str | None = None,
+    default_model: str | None = None,
     **toys: int | float | str | None,
 ) -> RunOptions:
     """Card and options of the command line as one frozen object.
@@ -133,7 +134,7 @@ def run_options(
     GbistatError
         If the card or the model cannot be used.
     """
-    from gbistat.config import read_card, resolve_options
+    from gbistat.config import DEFAULT_MODEL, read_card, resolve_options
 
     if card is not None and card_option is not None:
         raise click.UsageError(f"two run cards: {card} and --card {card_option}; give one")
@@ -159,6 +160,7 @@ def run_options(
         ensemble=ensemble,
         masses=_numbers(masses),
         method={"name": method, **toys},
+        default_model=default_model or DEFAULT_MODEL,
     )
 
 

@@ -101,7 +101,7 @@ def test_limits_take_it_as_background(capsys):
     documents = []
     for extra in ([], ["--background", NAME]):
         with pytest.raises(SystemExit) as stop:
-            main(["fit", "--window", "3300", "3700", *extra, "--json", "-"])
+            main(["fit", "--model", "dijet-qq-3500", "--window", "3300", "3700", *extra, "--json", "-"])
         said = capsys.readouterr()
         assert stop.value.code == 0, said.err
         documents.append(json.loads(said.out)["results"][0])
