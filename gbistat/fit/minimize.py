@@ -341,13 +341,15 @@ def covariance(hessian: FloatArray, free: BoolArray, names: Sequence[str] | None
 
 
 def _result(nll: NLL, theta: FloatArray, free: BoolArray, calls: int, *, conditional: bool) -> FitResult:
-    state = nll.evaluate(theta, free=free)
-    # In a conditional fit a parameter may lose all meaning (a mass at mu = 0): the minimum is still one.
-    idle = _idle(state, free) if conditional else np.zeros_like(free)
     low = np.array([parameter.low for parameter in nll.parameters])
     high = np.array([parameter.high for parameter in nll.parameters])
     width = np.where(np.isfinite(high - low), high - low, 1.0 + np.abs(theta))
-    wall = free & (((theta - low) < 1e-10 * width) | ((high - theta) < 1e-10 * width))
+    at_low, at_high = free & ((theta - low) < 1e-10 * width), free & ((high - theta) < 1e-10 * width)
+    wall = at_low | at_high
+    theta = np.where(at_low, low, np.where(at_high, high, theta))
+    state = nll.evaluate(theta, free=free)
+    # A parameter may lose all meaning where another one is held or at its wall (a mass at mu = 0): the minimum is still one.
+    idle = _idle(state, free & ~wall) if conditional or wall.any() else np.zeros_like(free)
     inner = free & ~wall & ~idle
     matrix, message = covariance(state.hessian, inner, nll.names)
     gradient = state.gradient[inner]
@@ -371,7 +373,7 @@ def _result(nll: NLL, theta: FloatArray, free: BoolArray, calls: int, *, conditi
     return FitResult(
         names=nll.names,
         values=theta,
-        errors=np.sqrt(np.maximum(np.diag(matrix), 0.0)),
+        errors=np.where(idle & (not conditional), np.inf, np.sqrt(np.maximum(np.diag(matrix), 0.0))),
         covariance=matrix,
         nll=state.value,
         valid=not message,

@@ -54,6 +54,20 @@ def test_fit_gives_masses_with_intervals_and_a_plane(folder, capsys, tmp_path):
     assert (tmp_path / "out" / "plane.png").stat().st_size > 10_000
 
 
+def test_a_deficit_at_every_mass_is_no_failure(folder, blob, capsys, tmp_path):
+    """No signal wanted anywhere: mu is 0 and the mass may be anything."""
+    events = blob.spectrum(2500, 0, TRUTH, np.random.default_rng(22))
+    a, b = events.features.T
+    kept = np.abs(a - 510.0) > 150.0
+    np.savez(tmp_path / "events.npz", m_jj=events.mass[kept], a=a[kept], b=b[kept])
+    out = run(capsys, folder, "fit", "--events", tmp_path / "events.npz", "--mass", "m_X=510", "--json", "-").out
+    (result,) = json.loads(out)["results"]
+    assert result["fit"]["mu"]["value"] == pytest.approx(0.0, abs=1e-6)
+    assert result["fit"]["m_Y"]["error"] is None
+    assert result["fit"]["m_Y"]["intervals"]["0.6827"] == [list(blob.ranges["m_Y"])]
+    assert any("m_Y" in warning for warning in result["warnings"])
+
+
 def test_limits_are_at_the_best_masses_or_at_those_given(folder, capsys):
     def limits(*arguments):
         out = run(capsys, folder, "limits", "--no-binned", "--json", "-", *arguments).out
