@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gbistat.inference.neyman_results import ToyInterval
@@ -42,8 +43,9 @@ def number(value: float | None, error: float | None = None) -> str:
 
 
 def segments(interval: IntervalResult, error: float) -> str:
-    """Interval as text; several pieces are joined by ``or``."""
-    return " or ".join(f"[{number(low, error)}, {number(high, error)}]" for low, high in interval.segments)
+    """Interval as text for a table; several pieces are joined by ``or``."""
+    # Unescaped, rich takes [open, 1.9] for markup and prints nothing.
+    return escape(" or ".join(f"[{number(low, error)}, {number(high, error)}]" for low, high in interval.segments))
 
 
 def toy_segments(interval: IntervalResult) -> str:
@@ -59,7 +61,7 @@ def toy_segments(interval: IntervalResult) -> str:
             for end, error in zip(ends, errors, strict=True)
         ]
         pieces.append(f"[{', '.join(texts)}]")
-    return " or ".join(pieces)
+    return escape(" or ".join(pieces))
 
 
 def show(report: Report) -> None:

@@ -167,9 +167,15 @@ def search_plane(
 
 
 def search_close(
-    nll: NLL, search: PlaneSearch, best: FitResult, *, sigmas: float = 5.0, count: int = 25
+    nll: NLL,
+    search: PlaneSearch,
+    best: FitResult,
+    *,
+    sigmas: float = 5.0,
+    count: int = 25,
+    box: tuple[FloatArray, FloatArray] | None = None,
 ) -> PlaneSearch:
-    """Map of the same likelihood around a fit: `count` nodes over `sigmas` errors of each mass to either side.
+    """Map of the same likelihood around a fit: `count` nodes over `sigmas` errors of each mass to either side, and within a box.
 
     Raises
     ------
@@ -177,9 +183,10 @@ def search_close(
         If the fit without signal is not valid.
     """
     axes = []
-    for name, axis in zip(search.names, search.axes, strict=True):
+    ends = box or tuple(np.array([axis[k] for axis in search.axes]) for k in (0, -1))
+    for name, axis, begin, end in zip(search.names, search.axes, *ends, strict=True):
         reach = min(sigmas * best.error(name), 0.5 * float(axis[-1] - axis[0])) or float(np.diff(axis).max())
-        low, high = max(best.value(name) - reach, float(axis[0])), min(best.value(name) + reach, float(axis[-1]))
+        low, high = max(best.value(name) - reach, float(begin)), min(best.value(name) + reach, float(end))
         axes.append(np.linspace(low, high, count))
     return search_plane(nll, search.names, axes, fraction=search.fraction)
 

@@ -144,7 +144,13 @@ def _figures(verb: str, outcome: FitOutcome, directory: Path, suffix: str) -> li
 
         written.append(directory / f"plane{suffix}.png")
         best = [outcome.fit.value(name) for name in masses.names]
-        close = search_close(outcome.analysis.nll, masses.search, outcome.fit)
+        # Beyond the box of the best fit the splines are coarse.
+        boxes = [
+            (basin.low, basin.high)
+            for basin in masses.basins
+            if all(basin.covers(k, value) for k, value in enumerate(best))
+        ]
+        close = search_close(outcome.analysis.nll, masses.search, outcome.fit, box=boxes[0] if boxes else None)
         save_plane(masses.search.finer(), written[-1], close=close, best=best, unit=outcome.window.unit)
     constructed = [interval for interval in outcome.poi_intervals if isinstance(interval, ToyInterval)]
     if constructed and verb != "compare":

@@ -27,7 +27,8 @@ from gbistat.errors import GbistatError
 from gbistat.fit.build import build_analysis
 from gbistat.fit.masses import with_other_events
 from gbistat.fit.minimize import fit
-from gbistat.inference.mass_profile import SearchedProfile
+from gbistat.fit.result import FitOptions
+from gbistat.inference.mass_profile import MirroredProfile, SearchedProfile
 from gbistat.inference.profile import profile_interval
 from gbistat.likelihood.surface import RatioSurface
 from gbistat.terms.store import load_model, load_reference
@@ -60,12 +61,19 @@ class Remembered:
         self.name = term.name
         self._known: dict[tuple[float, ...], FloatArray] = {}
         self.evaluations = 0
+        self.seconds = 0.0
 
     def log_ratio(self, events: Events, /, **theta: float) -> FloatArray:
         """Values of the pool's events that these are; other events are evaluated."""
         if ROW not in events.names:
             return self.term.log_ratio(events, **theta)
-        rows = events.feature(ROW).astype(np.int64)
+        begin = time.process_time()
+        try:
+            return self._look_up(events.feature(ROW).astype(np.int64), theta)
+        finally:
+            self.seconds += time.process_time() - begin
+
+    def _look_up(self, rows: IntArray, theta: dict[str, float]) -> FloatArray:
         key = tuple(theta.values())
         if not all(_on_lattice(value) for value in key):
             return self.term.log_ratio(self.pool.select(rows), **theta)  # a point that never comes again
@@ -262,6 +270,61 @@ def study(folder: Path, name: str, n_toys: int, checkpoint: Path, efficiency: fl
             with checkpoint.open("a") as file:
                 file.write(json.dumps(record) + "\n")
     return done
+
+
+def speed(folder: Path, name: str, expected: int = 120_000, share: float = 0.006) -> dict[str, float]:
+    """Processor time of one full fit with all intervals, networks apart."""
+    rng = np.random.default_rng(3)
+    source = pools(folder, name, None, rng)
+    nominal = source.analysis
+    if nominal.masses is None:
+        raise SystemExit("the model has no free masses")
+    point = list(source.signals)[-1]
+    rows = np.sort(
+        np.r_[
+            rng.choice(source.background, rng.poisson(expected)),
+            rng.choice(source.signals[point], rng.poisson(share * expected)),
+        ]
+    )
+    events = source.events.select(rows)
+    terms = []
+    for factor in nominal.masses.model.component(nominal.model.signal).factors:
+        if isinstance(factor, RatioSurface):
+            factor.select(events, source.events, rows)
+            terms.append(factor.term)
+    truth = {p.name: p.start for p in nominal.masses.model.parameters} | {"n_bkg": float(expected)}
+    constraints = [c.expected(np.array([truth[n] for n in c.names])) for c in nominal.masses.model.constraints]
+    with_other_events(nominal, events, constraints)  # evaluates the networks where that is still to be done
+    for term in terms:
+        term.seconds = 0.0
+    begin = time.process_time()
+    analysis = with_other_events(nominal, events, constraints)
+    best = fit(analysis.nll, options=FitOptions(minimizer="migrad")).raise_if_invalid()
+    fitted = time.process_time()
+    known = analysis.masses
+    if known is None:
+        raise SystemExit("the model has no free masses")
+    first = None
+    for parameter in ("mu", *known.names):
+        if first is not None and parameter in known.names and known.exchangeable:
+            profile = MirroredProfile(first, parameter)
+        else:
+            profile = SearchedProfile(analysis.nll, parameter, known.search, best, known.basins)
+        first = profile if parameter in known.names and first is None else first
+        for cl in (0.6827, 0.95):
+            pieces = profile_interval(analysis.nll, parameter, cl=cl, profile=profile).segments
+            print(f"  {parameter:<4} {best.value(parameter):8.1f} +- {best.error(parameter):5.1f}  {cl:.2%}: {pieces}")
+    end = time.process_time()
+    networks = sum(term.seconds for term in terms)
+    result = {
+        "events": float(len(events)),
+        "search and fit, s of processor time": fitted - begin - networks,
+        "intervals, s of processor time": end - fitted,
+        "full fit, s of processor time": end - begin - networks,
+    }
+    for label, value in result.items():
+        print(f"  {label:<42} {value:9.3g}")
+    return result
 
 
 def table(rows: list[dict[str, object]]) -> dict[str, float]:
