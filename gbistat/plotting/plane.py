@@ -39,6 +39,7 @@ def draw_plane(
     best: Sequence[float] | None = None,
     unit: str = "GeV",
     levels: Sequence[float] = LEVELS,
+    exchangeable: bool = False,
 ) -> Artists:
     """Draw the local significance over the masses, and contours of the likelihood around its maximum.
 
@@ -56,11 +57,13 @@ def draw_plane(
         Of the masses.
     levels : sequence of float
         Joint confidence levels of the contours, where ``2 Delta ln L`` is the quantile of chi2 with two degrees of freedom.
+    exchangeable : bool
+        Whether the likelihood does not change if the masses are exchanged: contours are drawn on both sides then.
 
     Returns
     -------
     dict
-        ``map`` (mesh), ``bar`` (colour bar), ``contours`` (one a level), ``best`` (marker), ``legend``.
+        ``map`` (mesh), ``bar`` (colour bar), ``contours`` (one a level, or two), ``best`` (marker), ``legend``.
 
     Raises
     ------
@@ -86,9 +89,11 @@ def draw_plane(
     for level, style in zip(levels, STYLES, strict=False):
         cut = top - threshold(level, dof=2)
         if cut > 0:
-            artists["contours"].append(
-                ax.contour(*fine.axes, fine.q0.T, levels=[cut], colors="white", linestyles=style)
-            )
+            sides = [(*fine.axes, fine.q0.T)]
+            if exchangeable and close is not None:
+                sides.append((fine.axes[1], fine.axes[0], fine.q0))
+            for side in sides:
+                artists["contours"].append(ax.contour(*side, levels=[cut], colors="white", linestyles=style))
             handles.append(Line2D([], [], color="white", ls=style, label=percent(level)))
     if best is not None:
         (artists["best"],) = ax.plot(
@@ -112,6 +117,7 @@ def save_plane(
     close: PlaneSearch | None = None,
     best: Sequence[float] | None = None,
     unit: str = "GeV",
+    exchangeable: bool = False,
 ) -> Path:
     """Write a plane of masses; see `draw_plane`.
 
@@ -128,7 +134,7 @@ def save_plane(
         If it cannot be written.
     """
     with figure_file(path, size=(8.0, 6.4)) as (ax,):
-        draw_plane(search, ax, close=close, best=best, unit=unit)
+        draw_plane(search, ax, close=close, best=best, unit=unit, exchangeable=exchangeable)
     return Path(path)
 
 

@@ -151,7 +151,14 @@ def _figures(verb: str, outcome: FitOutcome, directory: Path, suffix: str) -> li
             if all(basin.covers(k, value) for k, value in enumerate(best))
         ]
         close = search_close(outcome.analysis.nll, masses.search, outcome.fit, box=boxes[0] if boxes else None)
-        save_plane(masses.search.finer(), written[-1], close=close, best=best, unit=outcome.window.unit)
+        save_plane(
+            masses.search.finer(),
+            written[-1],
+            close=close,
+            best=best,
+            unit=outcome.window.unit,
+            exchangeable=masses.exchangeable,
+        )
     constructed = [interval for interval in outcome.poi_intervals if isinstance(interval, ToyInterval)]
     if constructed and verb != "compare":
         from gbistat.plotting.neyman import save_neyman

@@ -162,6 +162,12 @@ def test_figures_of_a_plane(blob):
     assert len(artists["contours"]) == 2
     assert [text.get_text() for text in artists["legend"].get_texts()] == ["best fit", "68.27 %", "95 %"]
     assert artists["map"].get_array().max() == pytest.approx(np.sqrt(q0.max()), rel=0.02)
+    both = draw_plane(search, Figure().subplots(), close=search.finer(), exchangeable=True)["contours"]
+    ends = [np.concatenate([path.vertices for path in contour.get_paths()]) for contour in both]
+    assert len(both) == 4
+    for here, there in ((0, 1), (2, 3)):
+        assert np.allclose(ends[here].min(axis=0), ends[there].min(axis=0)[::-1], atol=1.0)
+        assert np.allclose(ends[here].max(axis=0), ends[there].max(axis=0)[::-1], atol=1.0)
     line = PlaneSearch(("m",), axes[:1], q0[:, 0], q0[:, 0], None)
     with pytest.raises(OptionError, match="two masses, not 1"):
         draw_plane(line, Figure().subplots())
