@@ -46,6 +46,10 @@ MOST = 4
 SIGMAS = 3.3
 TARGET = 0.01
 """Error of the interpolation that is aimed at, in units of the statistical one."""
+WIDER = (1.0, 1.6, 2.5)
+"""Widths that a box is given, one after the other, as long as its edges are too low."""
+MOVES = 8
+"""Times that boxes are made wider, or moved to a minimum on their edge."""
 FIRST, LAST = 8, 16
 """Lattice nodes in one step of the coarse grid: at first, and at most."""
 NODES = 300
@@ -229,31 +233,59 @@ def _refined(
 ) -> tuple[NLL, list[ThetaGrid], list[FitResult]]:
     """Fits with fine splines in the boxes; boxes that end too low are made wider, and those that touch joined."""
     lattice, mirrored = lattices[0], all(one.mirrored for one in lattices)
-    for wider in (1.0, 1.6, 2.5):
+    wider = iter(WIDER)
+    width = next(wider)
+    for _ in range(MOVES):
         boxes, minima = _joined(lattice, boxes, minima, mirrored)
         images = [_mirrored(box) for box in boxes] if mirrored else []
         grids = [*boxes, *(image for box, image in zip(boxes, images, strict=False) if not _overlap(box, image))]
         for one in lattices:
             one.surface.refine(events, [one.patch(grid) for grid in grids])
         nll = ExtendedUnbinnedNLL(model, events)
-        again = []
+        again, centres, moved = [], [], []
         for box, minimum in zip(boxes, minima, strict=True):
             low, high = lattice.core(box)
             try:
-                again.append(fit(within(nll, search.names, low, high), start=minimum.values).raise_if_invalid())
+                result = fit(within(nll, search.names, low, high), start=minimum.values).raise_if_invalid()
             except FitFailed:
-                again.append(minimum)
+                result = minimum
+            again.append(result)
+            moved.append(_at_edge(result, nll, search.names, low, high))
+            centres.append(_centre(result, minimum, search.names) if moved[-1] else result)
         order = np.argsort([result.nll for result in again], kind="stable")
-        boxes, minima = [boxes[k] for k in order], [again[k] for k in order]
+        boxes, again, centres, moved = ([part[k] for k in order] for part in (boxes, again, centres, moved))
+        minima = again
         open_ = _too_low(nll, search, lattice, boxes, minima)
-        if wider == 2.5 or not any(open_):
+        if not any(moved):
+            width = next(wider, 0.0) if any(open_) else 0.0
+        if not width:
             break
-        wanted = 1.6 if wider == 1.0 else 2.5
         boxes = [
-            _box(lattice, minimum, search.names, factor, wanted) if is_open else box
-            for box, minimum, is_open in zip(boxes, minima, open_, strict=True)
+            _box(lattice, centre, search.names, factor, width) if is_open or has_moved else box
+            for box, centre, is_open, has_moved in zip(boxes, centres, open_, moved, strict=True)
         ]
-    return nll, boxes, minima
+        minima = centres
+    return nll, boxes, again
+
+
+def _at_edge(result: FitResult, nll: NLL, names: Sequence[str], low: FloatArray, high: FloatArray) -> bool:
+    """Whether a minimum lies on an edge of its box that is no end of the parameter's own range."""
+    for name, a, b in zip(names, low, high, strict=True):
+        own, value = nll.parameters[index_of(name, nll.parameters)], result.value(name)
+        near = 1e-6 * (b - a)
+        if (value - a < near and a > own.low + near) or (b - value < near and b < own.high - near):
+            return True
+    return False
+
+
+def _centre(result: FitResult, before: FitResult, names: Sequence[str]) -> FitResult:
+    """The minimum on an edge, with the errors that it had before where it has none there: for the next box."""
+    errors = result.errors.copy()
+    for name in names:
+        place = result.names.index(name)
+        if errors[place] <= 0.0:
+            errors[place] = before.error(name)
+    return dataclasses.replace(result, errors=errors)
 
 
 def _too_low(

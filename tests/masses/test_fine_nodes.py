@@ -82,6 +82,32 @@ def test_fine_nodes_give_the_fit_of_the_network(blob, sharp):
     assert image.low.tolist() == basins[0].low[::-1].tolist()
 
 
+def test_a_box_follows_a_minimum_that_leaves_it(sharp, monkeypatch):
+    """Coarse splines may put a minimum far from where it is, with an error that is far too small."""
+    from gbistat.fit import basins as module
+
+    grid, nll, events = sharp
+    search = search_plane(nll, grid.names, grid.axes)
+    expected = refine_minima(nll.model, events, search, [Lattice(surface_of(nll), events)])[0][0].best
+    original = module._coarse_minima
+
+    def displaced(*arguments):
+        (first, *_) = original(*arguments)
+        values, errors = first.values.copy(), first.errors.copy()
+        for name, shift in (("m_X", -30.0), ("m_Y", 25.0)):
+            values[first.names.index(name)] += shift
+            errors[first.names.index(name)] = 1.0
+        return [dataclasses.replace(first, values=values, errors=errors)]
+
+    monkeypatch.setattr(module, "_coarse_minima", displaced)
+    basins, found = refine_minima(nll.model, events, search, [Lattice(surface_of(nll), events)])
+    assert found.worst < 0.01
+    for number, name in enumerate(("m_X", "m_Y")):
+        assert basins[0].best.value(name) == pytest.approx(expected.value(name), abs=0.02 * expected.error(name))
+        assert basins[0].low[number] < expected.value(name) - 2 * expected.error(name)
+        assert expected.value(name) + 2 * expected.error(name) < basins[0].high[number]
+
+
 def with_same_kappa(surface, grid):
     kappa = np.array([surface.log_kappa_at(node) for node in grid.nodes]).reshape(grid.shape)
     return RatioSurface(surface.term, grid, kappa)
