@@ -49,7 +49,7 @@ __all__ = [
 
 DEFAULT_MODEL = "dijet-qq-3500"
 DEFAULT_FIT_MODEL = "dijet-paws"
-"""What ``gbistat fit`` takes: it measures masses too, where limits are of one signal."""
+"""What ``gbistat fit`` and ``gbistat scan`` take: they look for masses too, where limits are of one signal."""
 CARD_SCHEMA: Literal["gbistat.card/1"] = "gbistat.card/1"
 
 
@@ -313,6 +313,12 @@ def _background(name_or_path: str | Path, model: LoadedModel) -> GeneratedBackgr
             "'gbistat train background' and 'gbistat export' made"
         )
     own, other = model.spec, loaded.spec
+    moving = [name for name in own.signal.all_ratios if model.terms[name].metadata.parameters] if own.has_signal else []
+    if moving:
+        raise ModelError(
+            f"--background does not serve the model {own.name!r}: its ratio {moving[0]!r} depends on masses, and reference events "
+            "would have to be drawn for all of them; leave it out, and the model's own reference events are used"
+        )
     if (own.mass.name, own.mass.unit) != (other.mass.name, other.mass.unit):
         raise ModelError(
             f"the background {other.name!r} has the mass {other.mass.name!r} in {other.mass.unit}, and the model {own.name!r} "

@@ -43,6 +43,7 @@ def scan_command(
     **options: Any,
 ) -> int:
     """Limits and local significance with the masses of the signal held at each point of a grid."""
+    from gbistat.config import DEFAULT_FIT_MODEL
     from gbistat.report.document import to_text
     from gbistat.report.files import check_writable, write_text
     from gbistat.scan_workflow import run_scan, write_scan
@@ -50,7 +51,7 @@ def scan_command(
     file = None if json_path in (None, "-") else Path(str(json_path))
     if output is not None or file is not None:
         check_writable(output, file)
-    run = run_options(**options, cl=cl)
+    run = run_options(**options, cl=cl, default_model=DEFAULT_FIT_MODEL)
     with _bar() as (steps, progress):
         report = run_scan(run, step=step, toys=toys, seed=seed, steps=steps, progress=progress)
         written = [] if output is None else write_scan(report, output)

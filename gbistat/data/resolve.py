@@ -241,7 +241,7 @@ def resolve(table: Table, name: str, request: Request) -> Quantity:
         # With some of the jets' columns there, another of them is misspelt; with none, it is the feature itself.
         asked = missing[0] if len(missing) < len(columns) else name
         way_out = table.hint or (
-            f"{_nearest(table, asked)}; a column of another name is given as mapping={{{name!r}: NAME}}"
+            f"{_nearest(table, asked)}; a column of another name is given as --map {name}=NAME (mapping={{{name!r}: NAME}} in Python)"
         )
         raise EventsError(
             f"{table.path} has no column {name!r}, and to compute it these are absent: {', '.join(missing)}; {way_out}"

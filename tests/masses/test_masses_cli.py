@@ -147,8 +147,10 @@ def test_bad_requests(folder, capsys):
     ).err  # fmt: skip
     assert "step -5 must be above 0" in run(capsys, folder, "scan", "--step", "-5", code=1).err
     with pytest.raises(SystemExit):
-        main(["scan", "--window", "3300", "3700"])
+        main(["scan", "--model", "dijet-qq-3500", "--window", "3300", "3700"])
     assert "does not depend on masses" in capsys.readouterr().err
+    generator = ("--background", "dijet-background-substructure")
+    assert "'blob' depends on masses" in run(capsys, folder, "fit", *generator, code=1).err
 
 
 def test_figures_of_a_plane(blob):
