@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gbistat.config import RunOptions
     from gbistat.learned_signal_workflow import LearnedSignalOptions
     from gbistat.report.outcomes import Report
-    from gbistat.workflow import Steps
+    from gbistat.steps import Steps
 
 __all__ = ["compare_command", "fit_command", "limits_command", "progress"]
 
