@@ -10,7 +10,7 @@ import numpy as np
 
 from gbistat.data.events import ENERGY_UNITS
 from gbistat.data.window import MassWindow
-from gbistat.diagnostics.saved import saved_verdict
+from gbistat.diagnostics.saved import model_verdict
 from gbistat.errors import OptionError, nearest
 from gbistat.inference.background_family import BackgroundFamily, describe
 from gbistat.inference.learned_signal import learned_signal_data
@@ -231,7 +231,7 @@ def _warnings(options: RunOptions, data: LearnedSignalData, chosen: LearnedSigna
     with options.source.path.open("rb") as stream:
         other = data.term.other_data(hashlib.file_digest(stream, "sha256").hexdigest())
     warnings += [] if other is None else [other]
-    verdict = saved_verdict(options.model.directory)
+    verdict = model_verdict(options.model)
     if verdict is None:
         warnings.append(
             "the background has no certificate: e-value and limit take it to be right within the null; gbistat diagnose "
