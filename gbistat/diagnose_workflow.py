@@ -63,9 +63,10 @@ def run_diagnose(options: RunOptions, request: DiagnoseRequest, *, steps: Steps 
     pairs = read_pairs(options, request, rng=rng, steps=steps)
     # With the data of the signal window a signal would be taken for a bias.
     log_ratios = None if request.unblind else signal_log_ratios(options.model, pairs.data, pairs.generated)
+    # Windows are in GeV, terms in the unit of their model.
     return diagnose_samples(
-        pairs.data,
-        pairs.generated,
+        pairs.data.to_unit("GeV"),
+        pairs.generated.to_unit("GeV"),
         request,
         rng=rng,
         steps=steps,
@@ -109,7 +110,7 @@ def diagnose_samples(
     n_background : float, optional
         Background events in the window of the measurement; by default as many as data.
     window : (low, high), optional
-        Of the measurement.
+        Of the measurement, in the unit of the events' mass.
     names : tuple of str
         Model, its hash, generator, source.
     fold_hashes : dict, optional
