@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from gbistat.inference.campaign_run import run_campaign
 from gbistat.inference.coverage_campaign import coverage_results, plan_coverage
 from gbistat.inference.toys import ToyModel, ToyOptions
 from gbistat.report.files import check_writable, write_text
+from gbistat.steps import silent
 from gbistat.toy_workflow import analyse, choose_executor, data_settings, default_points
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from gbistat.fit.build import Analysis
     from gbistat.inference.campaign_run import Progress
     from gbistat.inference.coverage import CoverageResult
+    from gbistat.steps import Steps
     from gbistat.typing import Json
-    from gbistat.workflow import Steps
 
 __all__ = ["CoverageReport", "CoverageRequest", "run_coverage", "write_coverage"]
 
@@ -98,10 +98,6 @@ class CoverageReport:
         }
 
 
-def _silent(description: str) -> nullcontext[None]:
-    return nullcontext()
-
-
 def run_coverage(
     options: RunOptions,
     request: CoverageRequest,
@@ -109,7 +105,7 @@ def run_coverage(
     output: Path | None = None,
     jobs: int = 1,
     scheduler: str | None = None,
-    steps: Steps = _silent,
+    steps: Steps = silent,
     progress: Callable[[Progress], None] | None = None,
 ) -> CoverageReport:
     """Throw toys at each true value and ask each method whether it holds it.

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gbistat.data.events import ENERGY_UNITS
-from gbistat.data.read import read_events
-from gbistat.data.window import MassWindow
 from gbistat.diagnostics.folds import Folds, row_keys
 from gbistat.diagnostics.matching import match_masses, unweight
 from gbistat.diagnostics.verdict import VerdictOptions
 from gbistat.errors import EventsError, ModelError, OptionError
+from gbistat.run_events import read_data
 from gbistat.terms.generator import GeneratorTerm
 from gbistat.terms.store import load_model, load_reference
 from gbistat.training.classifiers import ClassifierOptions
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
 
     from gbistat.config import RunOptions
     from gbistat.data.events import Events
+    from gbistat.steps import Steps
     from gbistat.terms.store import LoadedModel
     from gbistat.typing import FloatArray, IntArray
-    from gbistat.workflow import Steps
 
 __all__ = [
     "DiagnoseRequest",
@@ -34,7 +33,6 @@ __all__ = [
     "generated_pairs",
     "held_out_region",
     "named_file",
-    "read_data",
     "read_pairs",
     "signal_log_ratios",
 ]
@@ -142,7 +140,7 @@ def read_pairs(options: RunOptions, request: DiagnoseRequest, *, rng: np.random.
     scale = ENERGY_UNITS["GeV"] / ENERGY_UNITS[spec.mass.unit]
     low, high = (edge * scale for edge in options.windows[0])
     with steps(f"reading {options.source.path.name}"):
-        everything = read_data(options, options.source.path)
+        everything = read_data(options)
         data = held_out_region(everything, options.model, (low, high), unblind=request.unblind)
         n_background = int(np.sum((everything.mass >= low) & (everything.mass < high)))
     folds: dict[str, IntArray] = {}
@@ -163,22 +161,6 @@ def named_file(path: Path) -> str:
     """Name and hash of a file: what a certificate that travels can say of it."""
     with path.open("rb") as stream:
         return f"{path.name} (sha256 {hashlib.file_digest(stream, 'sha256').hexdigest()[:12]})"
-
-
-def read_data(options: RunOptions, path: Path) -> Events:
-    """Events of a file within the range of the model's background fit, in the model's unit."""
-    spec, source = options.model.spec, options.source
-    return read_events(
-        path,
-        features=spec.features,
-        mass=spec.mass.name,
-        mapping=source.mapping,
-        unit=source.unit,
-        window=MassWindow(*spec.background.fit_range, unit=spec.mass.unit),
-        weights=source.weights,
-        tree=source.tree,
-        units=source.units,
-    ).to_unit(spec.mass.unit)
 
 
 def held_out_region(events: Events, model: LoadedModel, window: tuple[float, float], *, unblind: bool) -> Events:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,26 +11,22 @@ from gbistat.diagnostics.saved import CERTIFICATE
 from gbistat.errors import ModelError, OptionError, OutputError
 from gbistat.report.document import to_text
 from gbistat.report.files import check_writable, write_text
+from gbistat.steps import silent
 from gbistat.terms.certificates import attach_certificate
 from gbistat.terms.store import load_model
 from gbistat.terms.tilted import save_tilted
 from gbistat.training.tilt import train_tilt
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from gbistat.config import RunOptions
     from gbistat.diagnose_inputs import DiagnoseRequest
     from gbistat.diagnostics.certificate import Certificate
+    from gbistat.steps import Steps
     from gbistat.terms.store import LoadedModel
-    from gbistat.workflow import Steps
 
 __all__ = ["attach_to_model", "export_tilt", "write_certificate"]
-
-
-def _silent(description: str) -> AbstractContextManager[object]:
-    return nullcontext()
 
 
 def write_certificate(certificate: Certificate, directory: Path) -> list[Path]:
@@ -72,7 +67,7 @@ def export_tilt(
     directory: Path,
     *,
     certificate: Certificate | None = None,
-    steps: Steps = _silent,
+    steps: Steps = silent,
 ) -> LoadedModel:
     """Write a copy of the generator, or of the model, with a nuisance that tilts the background with classifier weights.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gbistat.diagnostics.folds import assign_folds
-from gbistat.diagnostics.matching import match_masses, unweight
+from gbistat.diagnostics.matching import accept, match_masses
 from gbistat.diagnostics.nplm_kernel import NplmOptions
 from gbistat.diagnostics.nplm_profiled import nplm_profiled
 from gbistat.diagnostics.permutations import permutation_test
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
     from gbistat.diagnose_inputs import DiagnoseRequest
     from gbistat.typing import FloatArray
 
-__all__ = ["CAP", "nplm_sizes", "residual_checks"]
-
-CAP = 0.999
-"""Quantile at which weights are cut off before events are accepted by them: one huge weight would leave no events."""
+__all__ = ["nplm_sizes", "residual_checks"]
 
 
 def nplm_sizes(n_data: int, permutations: int) -> tuple[int, NplmOptions]:
@@ -57,7 +54,7 @@ def residual_checks(
     """
     n = len(data)
     own = log_weight[n:]
-    kept = unweight(np.exp(np.minimum(own, np.quantile(own, CAP)) - own.max()), rng=rng)
+    kept = accept(own, rng=rng)
     try:
         rows, partners = match_masses(data.mass, generated.mass[kept], rng=rng)
     except EventsError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,19 +20,18 @@ from gbistat.diagnostics.scorecard import ScorecardOptions, scorecard
 from gbistat.diagnostics.verdict import decide
 from gbistat.diagnostics.weights import Scores
 from gbistat.errors import EventsError, OptionError
+from gbistat.steps import silent
 from gbistat.training.classifiers import forward_fit
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from gbistat.config import RunOptions
     from gbistat.data.events import Events
     from gbistat.diagnostics.certificate import ClassifierReport
     from gbistat.diagnostics.impact import Impact, PooledBias
     from gbistat.diagnostics.overfitting import EnsembleStability, Overfitting
     from gbistat.diagnostics.pulls import Pulls
+    from gbistat.steps import Steps
     from gbistat.typing import FloatArray, IntArray
-    from gbistat.workflow import Steps
 
 __all__ = ["diagnose_samples", "pseudo_windows", "run_diagnose"]
 
@@ -44,11 +42,7 @@ IN_THE_WINDOW = (
 )
 
 
-def _silent(description: str) -> AbstractContextManager[object]:
-    return nullcontext()
-
-
-def run_diagnose(options: RunOptions, request: DiagnoseRequest, *, steps: Steps = _silent) -> Certificate:
+def run_diagnose(options: RunOptions, request: DiagnoseRequest, *, steps: Steps = silent) -> Certificate:
     """Compare the data of a file with a learned background and decide what that means.
 
     Parameters
@@ -69,9 +63,10 @@ def run_diagnose(options: RunOptions, request: DiagnoseRequest, *, steps: Steps 
     pairs = read_pairs(options, request, rng=rng, steps=steps)
     # With the data of the signal window a signal would be taken for a bias.
     log_ratios = None if request.unblind else signal_log_ratios(options.model, pairs.data, pairs.generated)
+    # Windows are in GeV, terms in the unit of their model.
     return diagnose_samples(
-        pairs.data,
-        pairs.generated,
+        pairs.data.to_unit("GeV"),
+        pairs.generated.to_unit("GeV"),
         request,
         rng=rng,
         steps=steps,
@@ -90,7 +85,7 @@ def diagnose_samples(
     request: DiagnoseRequest,
     *,
     rng: np.random.Generator,
-    steps: Steps = _silent,
+    steps: Steps = silent,
     log_ratios: tuple[FloatArray, FloatArray] | None = None,
     n_background: float | None = None,
     window: tuple[float, float] | None = None,
@@ -115,7 +110,7 @@ def diagnose_samples(
     n_background : float, optional
         Background events in the window of the measurement; by default as many as data.
     window : (low, high), optional
-        Of the measurement.
+        Of the measurement, in the unit of the events' mass.
     names : tuple of str
         Model, its hash, generator, source.
     fold_hashes : dict, optional

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gbistat.data.events import ENERGY_UNITS
-from gbistat.data.read import read_events
 from gbistat.data.window import MassWindow
-from gbistat.diagnostics.saved import saved_verdict
+from gbistat.diagnostics.saved import model_verdict
 from gbistat.errors import OptionError, nearest
 from gbistat.inference.background_family import BackgroundFamily, describe
 from gbistat.inference.learned_signal import learned_signal_data
@@ -20,6 +18,8 @@ from gbistat.inference.signal_fraction import class_interval, cross_fit_estimate
 from gbistat.inference.split_likelihood import discovery_evidence
 from gbistat.report.learned_signal import FoundSignal, LearnedSignalReport
 from gbistat.rng import as_generator
+from gbistat.run_events import read_data
+from gbistat.steps import silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from gbistat.data.events import Events
     from gbistat.inference.learned_signal import LearnedSignalData
     from gbistat.inference.signal_fraction import CrossFitEstimate
+    from gbistat.steps import Steps
     from gbistat.typing import BoolArray, Json
-    from gbistat.workflow import Steps
 
 __all__ = ["NULLS", "LearnedSignalOptions", "has_learned_signal", "run_learned_signal"]
 
@@ -81,10 +81,6 @@ class LearnedSignalOptions:
         return NULLS[self.null]
 
 
-def _silent(description: str) -> nullcontext[None]:
-    return nullcontext()
-
-
 def has_learned_signal(options: RunOptions) -> bool:
     """Whether the model's signal is a density learned from the data."""
     spec = options.model.spec
@@ -92,7 +88,7 @@ def has_learned_signal(options: RunOptions) -> bool:
 
 
 def run_learned_signal(
-    options: RunOptions, chosen: LearnedSignalOptions | None = None, *, steps: Steps = _silent
+    options: RunOptions, chosen: LearnedSignalOptions | None = None, *, steps: Steps = silent
 ) -> LearnedSignalReport:
     """Evidence against "background only", lower limit on the fraction, and the signal that was found.
 
@@ -196,19 +192,8 @@ def _check_options(options: RunOptions) -> None:
 
 def _read(options: RunOptions, labels: str | None) -> tuple[Events, BoolArray | None]:
     """Events of the fit range, and their labels if these were asked for."""
-    spec, source = options.model.spec, options.source
-    extra = () if labels is None else (labels,)
-    events = read_events(
-        source.path,
-        features=(*spec.features, *extra),
-        mass=spec.mass.name,
-        mapping=source.mapping,
-        unit=source.unit,
-        window=MassWindow(*spec.background.fit_range, unit=spec.mass.unit),
-        weights=source.weights,
-        tree=source.tree,
-        units={**source.units, **dict.fromkeys(extra, "1")},
-    ).to_unit(spec.mass.unit)
+    spec = options.model.spec
+    events = read_data(options, extra=() if labels is None else (labels,))
     if labels is None:
         return events, None
     truth = events.feature(labels) > 0.5
@@ -246,7 +231,7 @@ def _warnings(options: RunOptions, data: LearnedSignalData, chosen: LearnedSigna
     with options.source.path.open("rb") as stream:
         other = data.term.other_data(hashlib.file_digest(stream, "sha256").hexdigest())
     warnings += [] if other is None else [other]
-    verdict = saved_verdict(options.model.directory)
+    verdict = model_verdict(options.model)
     if verdict is None:
         warnings.append(
             "the background has no certificate: e-value and limit take it to be right within the null; gbistat diagnose "

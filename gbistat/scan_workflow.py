@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from gbistat.inference.plane_significance import plane_significance
 from gbistat.report.document import to_text
 from gbistat.report.files import check_writable, write_text
 from gbistat.rng import as_generator
+from gbistat.steps import silent
 from gbistat.toy_workflow import analyse
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from gbistat.fit.masses import FreeMasses
     from gbistat.inference.plane_limits import PlaneLimits
     from gbistat.inference.plane_significance import PlaneSignificance
+    from gbistat.steps import Steps
     from gbistat.typing import FloatArray, Json
-    from gbistat.workflow import Steps
 
 __all__ = ["ScanReport", "run_scan", "write_scan"]
 
@@ -77,17 +77,13 @@ class ScanReport:
         }
 
 
-def _silent(description: str) -> nullcontext[None]:
-    return nullcontext()
-
-
 def run_scan(
     options: RunOptions,
     *,
     step: float | None = None,
     toys: int = 0,
     seed: int = 1,
-    steps: Steps = _silent,
+    steps: Steps = silent,
     progress: Callable[[int, int], None] | None = None,
 ) -> ScanReport:
     """Limits with the masses held at each node of a grid.

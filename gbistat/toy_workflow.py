@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +18,7 @@ from gbistat.inference.campaign_run import Processes, Serial, run_campaign
 from gbistat.inference.toy_campaign import WORK, campaign_toys, plan_toys
 from gbistat.inference.toys import ToyModel, ToyOptions
 from gbistat.report.files import check_writable
+from gbistat.steps import silent
 from gbistat.workflow import prepare
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from gbistat.inference.campaign_run import Executor, Progress
     from gbistat.inference.pools import PoolReport
     from gbistat.inference.toy_campaign import ToyWork
+    from gbistat.steps import Steps
     from gbistat.typing import Json
-    from gbistat.workflow import Steps
 
 __all__ = [
     "PointStatus",
@@ -185,10 +185,6 @@ class ToysStatus:
         }
 
 
-def _silent(description: str) -> nullcontext[None]:
-    return nullcontext()
-
-
 def analyse(options: RunOptions, verb: str) -> Analysis:
     """Likelihood of the one window of a command.
 
@@ -224,7 +220,7 @@ def analyse(options: RunOptions, verb: str) -> Analysis:
     return prepare(card=card, background=None if options.background is None else options.background.directory)
 
 
-def prepare_toys(options: RunOptions, request: ToysRequest, *, steps: Steps = _silent) -> PreparedToys:
+def prepare_toys(options: RunOptions, request: ToysRequest, *, steps: Steps = silent) -> PreparedToys:
     """Read events and model, and plan toys; nothing is thrown yet.
 
     Parameters

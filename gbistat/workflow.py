@@ -6,17 +6,15 @@ the numbers that a paper quotes.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import chdtrc, ndtri
 
 from gbistat.config import resolve_options
 from gbistat.data.events import ENERGY_UNITS
-from gbistat.data.read import read_events
 from gbistat.data.window import MassWindow
 from gbistat.diagnostics.saved import certificate_note, model_verdict
 from gbistat.errors import GbistatError, MissingExtra, OptionError
@@ -32,11 +30,12 @@ from gbistat.inference.profile import Profile, profile_interval, profile_scan
 from gbistat.likelihood.reference import reference_from_data
 from gbistat.report.files import poi_label
 from gbistat.report.outcomes import Failure, FitOutcome, LimitsOutcome, Report
+from gbistat.run_events import read_data
+from gbistat.steps import Steps, silent
 from gbistat.terms.store import load_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from gbistat.binned.comparison import ComparisonOptions
@@ -62,17 +61,6 @@ INTERPOLATION = 0.02
 """Shift by splines, in errors, above which a warning is printed."""
 TENSION = 3.0
 """Pull of a constrained parameter above which a warning is printed."""
-
-
-class Steps(Protocol):
-    """Told about each step of long work: a progress bar, or nothing."""
-
-    def __call__(self, description: str) -> AbstractContextManager[object]:
-        """Context of one step."""
-
-
-def _silent(description: str) -> AbstractContextManager[object]:
-    return nullcontext()
 
 
 def prepare(
@@ -119,10 +107,10 @@ def prepare(
     options = resolve_options(
         card, model=model, events=events, unit=unit, mapping=mapping, windows=windows, background=background
     )
-    return _analyse(options, _read(options), load_reference(options.model), options.windows[0])
+    return _analyse(options, read_data(options), load_reference(options.model), options.windows[0])
 
 
-def run_fit(options: RunOptions, *, steps: Steps = _silent) -> Report:
+def run_fit(options: RunOptions, *, steps: Steps = silent) -> Report:
     """Fit every window and give profile intervals on the parameter of interest.
 
     Raises
@@ -133,7 +121,7 @@ def run_fit(options: RunOptions, *, steps: Steps = _silent) -> Report:
     return _over_windows("fit", options, steps, _fit_window)
 
 
-def run_limits(options: RunOptions, *, steps: Steps = _silent, binned: bool = True) -> Report:
+def run_limits(options: RunOptions, *, steps: Steps = silent, binned: bool = True) -> Report:
     """Intervals, CLs limit with expected band, significance and the binned cross-check for every window.
 
     Parameters
@@ -158,7 +146,7 @@ def run_limits(options: RunOptions, *, steps: Steps = _silent, binned: bool = Tr
     return _over_windows("limits", options, steps, lambda o, a, s: _limits_window(o, a, s, binned=binned))
 
 
-def run_compare(options: RunOptions, *, steps: Steps = _silent, comparison: ComparisonOptions | None = None) -> Report:
+def run_compare(options: RunOptions, *, steps: Steps = silent, comparison: ComparisonOptions | None = None) -> Report:
     """Unbinned result beside binned ones, and the cost of binning, for every window.
 
     Parameters
@@ -197,7 +185,7 @@ def run_export_workspace(
     n_bins: int | None = None,
     min_background: float = 5.0,
     statistical_errors: bool = True,
-    steps: Steps = _silent,
+    steps: Steps = silent,
 ) -> tuple[Json, tuple[str, ...]]:
     """HistFactory workspace of the binned twin; several windows become channels of one workspace.
 
@@ -240,7 +228,7 @@ def run_export_workspace(
                 f"the windows {low:g}-{high:g} and {other:g}-{end:g} GeV share events, and channels of a workspace must not; "
                 "export them one by one"
             )
-    events, pool = _read(options), load_reference(options.model)
+    events, pool = read_data(options), load_reference(options.model)
     twins, notes = {}, []
     for low, high in options.windows:
         with steps(f"{low:g}-{high:g} GeV: templates"):
@@ -261,21 +249,6 @@ def run_export_workspace(
     return combine_twins(twins), tuple(notes)
 
 
-def _read(options: RunOptions) -> Events:
-    spec, source = options.model.spec, options.source
-    return read_events(
-        source.path,
-        features=spec.features,
-        mass=spec.mass.name,
-        mapping=source.mapping,
-        unit=source.unit,
-        window=MassWindow(*spec.background.fit_range, unit=spec.mass.unit),
-        weights=source.weights,
-        tree=source.tree,
-        units=source.units,
-    ).to_unit(spec.mass.unit)
-
-
 def _analyse(options: RunOptions, events: Events, pool: Events | None, window: tuple[float, float]) -> Analysis:
     spec = options.model.spec
     scale = ENERGY_UNITS["GeV"] / ENERGY_UNITS[spec.mass.unit]
@@ -287,7 +260,7 @@ def _over_windows(
     verb: str, options: RunOptions, steps: Steps, work: Callable[[RunOptions, Analysis, Steps], FitOutcome]
 ) -> Report:
     with steps(f"reading {options.source.path.name}"):
-        events = _read(options)
+        events = read_data(options)
         pool = load_reference(options.model)
     outcomes: list[FitOutcome] = []
     failures: list[Failure] = []

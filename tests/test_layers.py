@@ -34,6 +34,8 @@ LAYERS = (
         "diagnose_residuals",
         "diagnose_workflow",
         "config",
+        "run_events",
+        "steps",
     ),
     ("cli", "__main__"),
 )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gbistat.config import RunOptions
     from gbistat.learned_signal_workflow import LearnedSignalOptions
     from gbistat.report.learned_signal import LearnedSignalReport
-    from gbistat.workflow import Steps
+    from gbistat.steps import Steps
 
 __all__ = ["learned", "learned_options", "refuse_learned", "run_and_write", "show_learned"]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gbistat.config import RunOptions
     from gbistat.learned_signal_workflow import LearnedSignalOptions
     from gbistat.report.outcomes import Report
-    from gbistat.workflow import Steps
+    from gbistat.steps import Steps
 
 __all__ = ["compare_command", "fit_command", "limits_command", "progress"]
 
@@ -85,6 +85,8 @@ def compare_command(bins: int, toys: int, seed: int, **options: Any) -> int:
 
 def _run(work: Callable[..., Report], options: dict[str, Any]) -> int:
     """Resolve options, run, show, write; exit code 1 if some window failed."""
+    from gbistat.learned_signal_workflow import has_learned_signal
+
     output: Path | None = options.pop("output")
     json_path: str | None = options.pop("json_path")
     options.pop("debug")
@@ -95,7 +97,7 @@ def _run(work: Callable[..., Report], options: dict[str, Any]) -> int:
         from gbistat.report.files import check_writable
 
         check_writable(output, None if json_path in (None, "-") else Path(str(json_path)))
-    if run.model.spec.has_signal and run.model.spec.signal.density is not None:
+    if has_learned_signal(run):
         if not takes_learned:
             raise ModelError(
                 f"the signal of model {run.model.name!r} was learned from the data and has no binned twin; use gbistat limits"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gbistat.inference.plane_significance import PlaneSignificance
     from gbistat.scan_workflow import ScanReport
-    from gbistat.workflow import Steps
+    from gbistat.steps import Steps
 
 __all__ = ["scan_command"]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import chdtrc
 
+from gbistat.diagnostics.matching import CAP
 from gbistat.errors import EventsError, OptionError
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from gbistat.typing import FloatArray, Json
 
 __all__ = ["Closure", "reweighting_closure"]
-
-CAP = 0.999
 
 
 @dataclass(frozen=True, eq=False)

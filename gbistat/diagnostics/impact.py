@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gbistat.typing import FloatArray, Json
 
 __all__ = [
+    "ONE_SIDED",
     "Impact",
     "PooledBias",
     "injection_power",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 ONE_SIDED = 1.6448536269514722
+"""Standard errors of a one-sided bound at 95 %."""
 
 
 def signal_score(log_ratio: FloatArray, *, n_background: float, size: float = 2.0) -> FloatArray:

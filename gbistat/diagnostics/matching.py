@@ -11,8 +11,10 @@ from gbistat.errors import EventsError
 if TYPE_CHECKING:
     from gbistat.typing import FloatArray, IntArray
 
-__all__ = ["match_masses", "unweight"]
+__all__ = ["CAP", "accept", "match_masses", "unweight"]
 
+CAP = 0.999
+"""Quantile at which weights are cut off before events are accepted by them: one huge weight would leave no events."""
 IN_BIN = 40
 
 
@@ -83,6 +85,12 @@ def unweight(weights: FloatArray, *, rng: np.random.Generator) -> IntArray:
     if largest == 0.0:
         raise EventsError(f"the {weights.size} weights sum to 0")
     return np.flatnonzero(rng.random(weights.size) * largest < weights)
+
+
+def accept(log_weight: FloatArray, *, rng: np.random.Generator) -> IntArray:
+    """Rows kept by `unweight` with weights of these logs, finite, cut off at their quantile `CAP`."""
+    capped = np.minimum(log_weight, np.quantile(log_weight, CAP))
+    return unweight(np.exp(capped - capped.max()), rng=rng)
 
 
 def _by_bin(code: IntArray, order: IntArray, count: int) -> list[IntArray]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from gbistat.diagnostics.matching import unweight
+from gbistat.diagnostics.matching import accept
 from gbistat.diagnostics.nplm import nplm_test
 from gbistat.errors import EventsError
 from gbistat.likelihood.weight_tilt import tilt_normalisation
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["ProfiledNplm", "nplm_profiled"]
 
 RANGE = (-5.0, 5.0)
-CAP = 0.999
-"""Quantile at which w^nu is cut off for accept/reject: one huge weight would leave no events."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +106,7 @@ def nplm_profiled(
         return len(data) * tilt_normalisation(at_reference, nu)[0] - nu * total + 0.5 * nu**2 / sigma**2
 
     nu = float(minimize_scalar(loss, bounds=RANGE, method="bounded", options={"xatol": 1e-6}).x)
-    power = nu * at_reference
-    power = np.minimum(power, np.quantile(power, CAP))
-    kept = unweight(np.exp(power - power.max()), rng=rng)
+    kept = accept(nu * at_reference, rng=rng)
     if len(kept) < max(50, len(data) // 10):
         raise EventsError(
             f"{len(kept)} of {len(reference)} reference events are left after weighting with w^{nu:.2f}; generate more events"

@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from gbistat.fit.sidebands import SidebandFit
     from gbistat.likelihood.constraints import Constraint
     from gbistat.likelihood.reference import Reference
-    from gbistat.terms.model_spec import BackgroundSpec, ModelSpec, ParameterSpec, ShapeSpec
+    from gbistat.terms.model_spec import BackgroundSpec, ModelSpec, ParameterSpec
     from gbistat.terms.network import NetworkTerm
     from gbistat.terms.protocols import Shape
+    from gbistat.terms.shape_spec import ShapeSpec
     from gbistat.typing import Json
 
 __all__ = ["Analysis", "build_analysis", "fit_background"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gbistat.diagnostics.impact import ONE_SIDED
 from gbistat.plotting.style import BACKGROUND, BARS, GUIDE, SIGNAL, Artists
 
 if TYPE_CHECKING:
@@ -12,9 +13,6 @@ if TYPE_CHECKING:
     from gbistat.diagnostics.impact import Impact, PooledBias
 
 __all__ = ["draw_impact"]
-
-SIDED = 1.6448536269514722
-"""Standard errors of a one-sided bound at 95 %, as the verdict uses it."""
 
 
 def draw_impact(
@@ -61,7 +59,7 @@ def draw_impact(
         artists["windows"] = ax.errorbar(masses, values, yerr=errors, fmt="o", color="black", label="pseudo-windows")
     bias = impact.bias
     artists["bound"] = ax.errorbar(
-        [centre], [bias.value], yerr=[SIDED * bias.error], fmt="none", color=SIGNAL, linewidth=1.0, capsize=4
+        [centre], [bias.value], yerr=[ONE_SIDED * bias.error], fmt="none", color=SIGNAL, linewidth=1.0, capsize=4
     )
     label = f"all events: {bias.value:.2f} $\\pm$ {bias.error:.2f}"
     artists["all"] = ax.errorbar(
@@ -76,7 +74,7 @@ def draw_impact(
             markerfacecolor="white",
             label="the same from weights",
         )
-    reach = max([tolerance, abs(bias.value) + SIDED * bias.error, *(abs(b.value) + b.error for _, b in windows)])
+    reach = max([tolerance, abs(bias.value) + ONE_SIDED * bias.error, *(abs(b.value) + b.error for _, b in windows)])
     ax.set(
         xlim=(low - margin, high + margin),
         ylim=(-1.15 * reach, 1.9 * reach),

@@ -6,13 +6,12 @@ The long form is ``diagnostics.json`` in the folder of the model, the short form
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gbistat.errors import ModelError
-from gbistat.terms.files import new_folder, parse_json, sha256
+from gbistat.terms.files import new_folder, parse_json, plain_json, sha256
 from gbistat.terms.store import LoadedModel, load_model
 
 if TYPE_CHECKING:
@@ -101,4 +100,4 @@ def _write(folder: Path, names: tuple[str, ...], certificate: CertificateRecord)
 
 def _edit(path: Path, change: Callable[[Json], Json]) -> None:
     data = change(parse_json(path.read_bytes(), where=str(path), error=ModelError))
-    path.write_bytes((json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+    path.write_bytes(plain_json(data))

@@ -27,6 +27,7 @@ __all__ = [
     "inside",
     "new_folder",
     "parse_json",
+    "plain_json",
     "read_inside",
     "read_verified",
     "sha256",
@@ -48,13 +49,11 @@ def bare_digests(model: Json, terms: Mapping[str, Json]) -> dict[str, str]:
     terms : mapping of str to mapping
         File to content of each ``term.json`` with a certificate.
     """
-
-    def digest(data: Json) -> str:
-        return sha256((json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
-
-    bare = {file: digest({k: v for k, v in data.items() if k != "certificate"}) for file, data in terms.items()}
+    bare = {
+        file: sha256(plain_json({k: v for k, v in data.items() if k != "certificate"})) for file, data in terms.items()
+    }
     files = [record | {"sha256": bare.get(record["file"], record["sha256"])} for record in model.get("files", [])]
-    return bare | {"model.json": digest(model | {"files": files})}
+    return bare | {"model.json": sha256(plain_json(model | {"files": files}))}
 
 
 def inside(folder: Path, file: str, error: type[GbistatError]) -> Path:
@@ -204,10 +203,20 @@ def dump_json(record: Record, *, error: type[GbistatError], where: str, indent: 
         Of class `error`, if a free value inside is NaN or infinite: JSON has no such number.
     """
     try:
-        text = json.dumps(record.to_json(), indent=indent, allow_nan=False, ensure_ascii=False)
+        return plain_json(record.to_json(), indent=indent)
     except ValueError as problem:
         raise error(f"{where} cannot be written as JSON: {problem}; replace NaN and inf by null") from None
-    return (text + "\n").encode()
+
+
+def plain_json(data: Json, *, indent: int | None = 2) -> bytes:
+    """UTF-8 JSON as every file of a model has it: hashes depend on it.
+
+    Raises
+    ------
+    ValueError
+        If a number is NaN or infinite.
+    """
+    return (json.dumps(data, indent=indent, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 @contextmanager

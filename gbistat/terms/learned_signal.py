@@ -15,7 +15,8 @@ from gbistat.terms.network import log_mean
 from gbistat.terms.session import BATCH_SIZE, make_session, run_graph
 
 if TYPE_CHECKING:
-    from gbistat.terms.metadata import CrossFit, TermMetadata
+    from gbistat.terms.cross_fit import CrossFit
+    from gbistat.terms.metadata import TermMetadata
     from gbistat.terms.network import NetworkTerm
     from gbistat.typing import BoolArray, FloatArray
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gbistat.errors import ModelError
 from gbistat.terms.certificates import DIAGNOSTICS, certified_terms
-from gbistat.terms.files import new_folder, parse_json, sha256
+from gbistat.terms.files import new_folder, parse_json, plain_json, sha256
 from gbistat.terms.model_spec import TiltSpec
 from gbistat.terms.store import load_model, save_term
 
@@ -77,9 +76,9 @@ def save_tilted(
             file = partial / "terms" / name / "term.json"
             data = parse_json(file.read_bytes(), where=str(file), error=ModelError)
             if data.pop("certificate", None) is not None:
-                file.write_bytes((json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+                file.write_bytes(plain_json(data))
         files = [record["file"] for record in content["files"]] + [f"terms/{term.name}/term.json"]
         content["files"] = [{"file": file, "sha256": sha256((partial / file).read_bytes())} for file in files]
-        (partial / "model.json").write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        (partial / "model.json").write_bytes(plain_json(content))
         loaded = load_model(partial)
     return replace(loaded, directory=target)

@@ -36,7 +36,9 @@ class ClassifierOptions:
     members : int
         Classifiers of an ensemble, each with its own seed; their probabilities are averaged.
     leaves, smallest_leaf, learning_rate, trees
-        Of the boosted trees; at most so many, stopped when a tenth of the training events sees no gain.
+        Of the boosted trees; at most so many.
+    validation, patience : float, int
+        Share of the training events that stops the boosting, after so many trees without a gain on them.
     network : NetworkOptions
         Of the network.
     """
@@ -47,13 +49,19 @@ class ClassifierOptions:
     smallest_leaf: int = 200
     learning_rate: float = 0.05
     trees: int = 300
+    validation: float = 0.1
+    patience: int = 10
     network: NetworkOptions = field(default_factory=NetworkOptions)
 
     def __post_init__(self) -> None:
         if self.kind not in ("trees", "network"):
             raise OptionError(f"no classifier {self.kind!r}; take 'trees' or 'network'")
-        if min(self.members, self.trees, self.smallest_leaf) < 1 or self.leaves < 2 or not self.learning_rate > 0:
+        if min(self.members, self.trees, self.smallest_leaf, self.patience) < 1 or self.leaves < 2:
             raise OptionError(f"{self}: sizes must be positive and leaves at least 2")
+        if not (self.learning_rate > 0 and 0 < self.validation < 1):
+            raise OptionError(
+                f"{self}: the learning rate must be positive and the share that validates between 0 and 1"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,25 +120,8 @@ def cross_fit(
     MissingExtra
         If scikit-learn, or Keras, is not installed.
     """
-    options = options or ClassifierOptions()
-    x, folds = _checked(inputs, is_data, fold)
-    members = np.empty((options.members, len(x)))
-    rows, of_fold, logits = [], [], []
-    for k in folds:
-        train, test = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        outputs = train_once(x[train], is_data[train], np.concatenate([x[test], x[train]]), rng=rng, options=options)
-        members[:, test] = outputs[:, : test.size]
-        rows.append(train)
-        of_fold.append(np.full(train.size, k))
-        logits.append(_mean_logit(outputs[:, test.size :]))
-    return CrossFit(
-        _mean_logit(members),
-        members,
-        np.asarray(fold, dtype=np.int64),
-        np.concatenate(rows),
-        np.concatenate(of_fold),
-        np.concatenate(logits),
-    )
+    found = _fit_folds(inputs, is_data, fold, earlier=False, rng=rng, options=options or ClassifierOptions())
+    return CrossFit(found.logit, found.member_logit, found.fold, found.train_rows, found.train_fold, found.train_logit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,18 +176,30 @@ def forward_fit(
     Labels are exchangeable within a fold whatever came before, so that the statistics of the folds are uncorrelated where nothing
     is to be found, and labels permuted under frozen scores have their width.
     """
-    options = options or ClassifierOptions()
+    return _fit_folds(inputs, is_data, fold, earlier=True, rng=rng, options=options or ClassifierOptions())
+
+
+def _fit_folds(
+    inputs: FloatArray,
+    is_data: BoolArray,
+    fold: IntArray,
+    *,
+    earlier: bool,
+    rng: np.random.Generator,
+    options: ClassifierOptions,
+) -> ForwardFit:
+    """Train on the other folds, or on the earlier ones, and ask about each that has some."""
     x, folds = _checked(inputs, is_data, fold)
     members = np.full((options.members, len(x)), np.nan)
     rows, of_fold, logits = [], [], []
-    for k in folds[1:]:
-        train, test = np.flatnonzero(fold < k), np.flatnonzero(fold == k)
+    for k in folds[1:] if earlier else folds:
+        train, test = np.flatnonzero(fold < k if earlier else fold != k), np.flatnonzero(fold == k)
         outputs = train_once(x[train], is_data[train], np.concatenate([x[test], x[train]]), rng=rng, options=options)
         members[:, test] = outputs[:, : test.size]
         rows.append(train)
         of_fold.append(np.full(train.size, k))
         logits.append(_mean_logit(outputs[:, test.size :]))
-    asked = np.flatnonzero(fold > folds[0])
+    asked = np.flatnonzero(fold > folds[0]) if earlier else np.arange(len(x))
     return ForwardFit(
         asked,
         _mean_logit(members[:, asked]),
@@ -273,8 +276,8 @@ def _trees(options: ClassifierOptions, seed: int) -> Any:
         max_leaf_nodes=options.leaves,
         min_samples_leaf=options.smallest_leaf,
         early_stopping=True,
-        validation_fraction=0.1,
-        n_iter_no_change=10,
+        validation_fraction=options.validation,
+        n_iter_no_change=options.patience,
         random_state=seed,
     )
 

@@ -3,8 +3,7 @@ r"""Are these samples the events? A boosted classifier asked about folds after t
 Each event is paired with one sample at the same mass. If the generator is right the members of a pair are exchangeable, and
 a pair is never split over folds, so swapping labels within pairs gives the null distribution of any statistic of a
 fold's frozen classifier. The classifier of a fold is trained on the folds before it: whatever came before, the pairs of a fold are
-exchangeable, and the statistics of the folds are uncorrelated. With classifiers that saw all folds but one they are not, since each
-learns the fluctuations of the others' test events, and p < 0.05 comes in 10 % of samples that are alike. The statistic is the log-score
+exchangeable, and the statistics of the folds are uncorrelated (`gbistat.training.classifiers`). The statistic is the log-score
 
 .. math::
 
@@ -19,17 +18,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gbistat import extras
 from gbistat.errors import EventsError, OptionError
 from gbistat.terms.generator_quality import TwoSampleTest
 from gbistat.training.checks import area_under_curve
+from gbistat.training.classifiers import ClassifierOptions, forward_fit
 
 if TYPE_CHECKING:
-    from gbistat.typing import FloatArray
+    from gbistat.typing import FloatArray, IntArray
 
 __all__ = ["TwoSampleOptions", "classify_pairs", "two_sample_test"]
 
@@ -64,6 +63,19 @@ class TwoSampleOptions:
             raise OptionError(f"folds = {self.folds} must be at least 2")
         if self.permutations < 19:
             raise OptionError(f"permutations = {self.permutations} cannot give a p-value of 0.05; take 19 or more")
+
+    @property
+    def classifier(self) -> ClassifierOptions:
+        """Classifier of a fold."""
+        return ClassifierOptions(
+            members=1,
+            trees=self.trees,
+            leaves=self.leaves,
+            smallest_leaf=self.smallest_leaf,
+            learning_rate=self.learning_rate,
+            validation=0.15,
+            patience=15,
+        )
 
 
 def two_sample_test(
@@ -127,7 +139,7 @@ def two_sample_test(
 
 def classify_pairs(
     events: FloatArray, samples: FloatArray, mass: FloatArray, *, rng: np.random.Generator, options: TwoSampleOptions
-) -> tuple[FloatArray, FloatArray, Any]:
+) -> tuple[FloatArray, FloatArray, IntArray]:
     """Logits of the events and samples of all folds but the first, by classifiers of earlier folds, and the fold of each pair."""
     x, g, m = (np.asarray(array, dtype=np.float64) for array in (events, samples, mass))
     if x.shape != g.shape or x.ndim != 2 or m.shape != (len(x),):
@@ -143,30 +155,10 @@ def classify_pairs(
         if bad:
             raise EventsError(f"{bad} of {len(array)} {what} are NaN or infinite; remove these events")
     fold = rng.permutation(len(x)) % options.folds
-    seeds = rng.integers(2**31 - 1, size=options.folds)
-    of_events, of_samples = np.empty(len(x)), np.empty(len(x))
-    for k in range(1, options.folds):
-        train, test = fold < k, fold == k
-        inputs = np.concatenate([np.column_stack([x[train], m[train]]), np.column_stack([g[train], m[train]])])
-        labels = np.repeat([1, 0], int(train.sum()))
-        classifier = _classifier(options, int(seeds[k])).fit(inputs, labels)
-        of_events[test] = classifier.decision_function(np.column_stack([x[test], m[test]]))
-        of_samples[test] = classifier.decision_function(np.column_stack([g[test], m[test]]))
-    asked = fold > 0
-    return of_events[asked], of_samples[asked], fold[asked]
-
-
-def _classifier(options: TwoSampleOptions, seed: int) -> Any:
-    return extras.sklearn_ensemble().HistGradientBoostingClassifier(
-        max_iter=options.trees,
-        learning_rate=options.learning_rate,
-        max_leaf_nodes=options.leaves,
-        min_samples_leaf=options.smallest_leaf,
-        early_stopping=True,
-        validation_fraction=0.15,
-        n_iter_no_change=15,
-        random_state=seed,
-    )
+    inputs = np.concatenate([np.column_stack([x, m]), np.column_stack([g, m])])
+    fitted = forward_fit(inputs, np.arange(len(inputs)) < len(x), np.tile(fold, 2), rng=rng, options=options.classifier)
+    of_events, of_samples = np.split(fitted.logit, 2)
+    return of_events, of_samples, fold[fold > 0]
 
 
 def _random_subset_sums(values: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:

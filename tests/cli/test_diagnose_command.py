@@ -11,10 +11,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from gbistat import diagnose_outputs
+from gbistat import diagnose_outputs, diagnose_workflow
 from gbistat.cli import main
 from gbistat.config import DEFAULT_MODEL, demo_events, resolve_options
-from gbistat.diagnose_inputs import DiagnoseRequest
+from gbistat.data.events import Events
+from gbistat.diagnose_inputs import DiagnoseRequest, Pairs
 from gbistat.diagnose_workflow import pseudo_windows
 from gbistat.diagnostics.saved import model_verdict, saved_verdict
 from gbistat.errors import ModelError, OptionError, OutputError
@@ -205,6 +206,25 @@ def test_pseudo_windows_do_not_straddle_the_window():
     ]  # fmt: skip
     # Few events on a side are no window.
     assert len(pseudo_windows(mass[280:], 3500.0)) == 3
+
+
+def test_masses_of_a_model_in_tev_meet_a_window_in_gev(monkeypatch):
+    mass = np.linspace(3.1, 5.0, 400)
+    events = Events(mass, mass[:, None], ["pt"], {"m_jj": "TeV", "pt": "TeV"})
+    pairs = Pairs("gen", events, events, None, 400, {})
+    seen = {}
+    monkeypatch.setattr(diagnose_workflow, "read_pairs", lambda *_, **__: pairs)
+    monkeypatch.setattr(diagnose_workflow, "signal_log_ratios", lambda _, data, generated: (data.mass, generated.mass))
+    monkeypatch.setattr(
+        diagnose_workflow, "diagnose_samples", lambda *samples, **given: seen.update(given, samples=samples)
+    )
+    diagnose_workflow.run_diagnose(resolve_options(windows=[(3300.0, 3700.0)]), DiagnoseRequest())
+    data, generated, _ = seen["samples"]
+    assert seen["window"] == (3300.0, 3700.0)
+    for found in (data, generated):
+        assert (found.mass.min(), found.mass.max()) == (pytest.approx(3100.0), pytest.approx(5000.0))
+    # Terms are in TeV still.
+    assert seen["log_ratios"][0].max() == 5.0
 
 
 def test_an_unblinded_window_asks_for_no_bias(capsys):

@@ -10,7 +10,7 @@ from scipy import stats
 
 from gbistat.diagnostics.certificate import classifier_report
 from gbistat.diagnostics.impact import Impact, projected_bias
-from gbistat.diagnostics.matching import match_masses, unweight
+from gbistat.diagnostics.matching import accept, match_masses, unweight
 from gbistat.diagnostics.permutations import permutation_test
 from gbistat.diagnostics.verdict import VerdictOptions, decide
 from gbistat.diagnostics.weights import Estimate, Scores, scores_from_probabilities, weight_moments
@@ -154,3 +154,15 @@ def test_unweighting():
         unweight(np.zeros(3), rng=rng)
     with pytest.raises(EventsError, match="negative or NaN"):
         unweight(np.array([1.0, -1.0]), rng=rng)
+
+
+def test_one_huge_weight_does_not_leave_it_alone():
+    # w = e^x cut off at its 99.9 % quantile; 800 more of one event would accept nothing else.
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=20_000)
+    x[0] += 800.0
+    kept = accept(x, rng=rng)
+    w = np.exp(np.minimum(x, np.quantile(x, 0.999)))
+    expected = w.sum() / w.max()
+    assert abs(kept.size - expected) < 4 * np.sqrt(expected)
+    assert 0 in kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from gbistat.errors import EventsError, GbistatError, ModelError, OptionError, W
 from gbistat.inference.background_family import BackgroundFamily
 from gbistat.inference.learned_signal import learned_signal_data
 from gbistat.learned_signal_workflow import LearnedSignalOptions, run_learned_signal
+from gbistat.terms.certificates import attach_certificate
+from gbistat.terms.metadata import CertificateRecord
+from gbistat.terms.store import load_model
 
 WINDOW = MassWindow(3300.0, 3700.0, "GeV")
 
@@ -74,6 +78,27 @@ def test_output_says_what_holds_and_why_there_is_no_upper_end(written):
     assert "for the learned signal density only: fraction" in text
     assert "SIC" in text
     assert "the background has no certificate" in text
+
+
+def test_the_certificate_of_the_generator_is_heard(files, tmp_path):
+    # It came with the term of the generator; diagnostics.json stayed beside the model that was certified.
+    shutil.copytree(files / "model", tmp_path / "model")
+    short = CertificateRecord(
+        verdict="FAIL",
+        statement="a tail is missing",
+        tolerance=0.2,
+        region="sidebands",
+        generator="uniform",
+        events="qcd.h5",
+        model_sha256="0" * 64,
+        diagnostics_sha256="0" * 64,
+    )
+    attach_certificate(load_model(tmp_path / "model"), short, b"{}")
+    (tmp_path / "model" / "diagnostics.json").unlink()
+    options = resolve_options(model=tmp_path / "model", events=files / "null.npz")
+    warnings = run_learned_signal(options, LearnedSignalOptions("mean", n_reference=1000)).warnings
+    assert any("is not PASS" in text and "a tail is missing" in text for text in warnings)
+    assert not any("no certificate" in text for text in warnings)
 
 
 def test_json_has_the_schema_and_an_open_end(written):

@@ -11,7 +11,8 @@ import pytest
 
 from gbistat.errors import CardError, ModelError, TermError
 from gbistat.terms.metadata import TermMetadata, json_schema
-from gbistat.terms.model_spec import ModelSpec, ParameterSpec, ShapeSpec
+from gbistat.terms.model_spec import ModelSpec, ParameterSpec
+from gbistat.terms.shape_spec import ShapeSpec
 from gbistat.terms.validation import validate
 
 GRAPHS = {"member_0.onnx": b"a", "member_1.onnx": b"b"}

@@ -24,8 +24,8 @@ import numpy as np
 
 from gbistat.data.events import Events
 from gbistat.terms.density import MassDensity
-from gbistat.terms.model_spec import ModesSpec
 from gbistat.terms.shapes.registry import make_shape
+from gbistat.terms.signal_spec import ModesSpec
 from gbistat.terms.store import load_model, load_reference, save_model
 
 if TYPE_CHECKING:
