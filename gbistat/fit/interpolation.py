@@ -93,7 +93,7 @@ def interpolation_error(
         By parameter; and the change of ``2 [nll(0) - nll]``.
     """
     mixture = nll.mixtures[0]
-    prepared = [surface.coarse(events) for surface in surfaces]
+    prepared = [surface.prepare(events) for surface in surfaces]
     theta = best.values
     alpha = 0.0 if len(surfaces) == 1 or search.fraction is None else best.value(search.fraction)
     poi = index_of(nll.poi, nll.parameters)

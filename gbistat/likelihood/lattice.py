@@ -53,7 +53,7 @@ class Lattice:
     ) -> None:
         self.surface = surface
         self.events = events
-        self.coarse = PreparedSurface(surface.grid, surface.coarse(events).coefficients)
+        self.coarse = PreparedSurface(surface.grid, surface.prepare(events).coefficients)
         self.log_base: FloatArray = np.zeros(len(events)) if log_base is None else log_base
         self.small = small
         self.mirrored = exchangeable(surface.term, surface.grid, events)

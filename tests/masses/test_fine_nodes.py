@@ -120,7 +120,7 @@ def test_boxes_are_those_of_the_last_fits(sharp, monkeypatch):
     monkeypatch.setattr(module, "WIDER", (1.0, 6.0))
     surface = surface_of(nll)
     basins, _ = refine_minima(nll.model, events, search, [Lattice(surface, events)])
-    covered = [patch.grid for patch in surface.coarse(events).patches]
+    covered = [patch.grid for patch in surface.prepare(events).patches]
     for basin in basins:
         assert any(patch.covers(basin.low) and patch.covers(basin.high) for patch in covered)
 
@@ -156,7 +156,7 @@ def test_the_measured_error_is_the_shift(blob, sharp):
     grid, nll, events = sharp
     fresh = type(nll)(nll.model, events)
     surface = surface_of(nll)
-    prepared = surface.coarse(events)
+    prepared = surface.prepare(events)
     surface.refine(events, ())
     try:
         coarse_nll = type(nll)(nll.model, events)
