@@ -1,21 +1,21 @@
-r"""Minima of a likelihood over the masses of its signal, each in a box where the ratio is known to a small part of an error.
+"""Minima of a likelihood over the masses of its signal, each in a box where the ratio is known to a small part of an error.
 
 Splines through the nodes of the whole plane find the minima, and move them: by half an error to a whole one where nodes are 25 GeV apart. So around
 each minimum that matters for intervals the ratio is evaluated on a finer lattice (:mod:`gbistat.likelihood.lattice`), the fit is done again, and
-what the splines still miss is measured with the network itself: with :math:`g` the gradient of the difference of both nlls, the minimum
-moves by :math:`-V g`, V the covariance. The lattice is made finer until that is below 1 % of an error.
+what the splines still miss is measured with the network itself (:mod:`gbistat.fit.interpolation`). The lattice is made finer until that is
+below 1 % of an error.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gbistat.errors import FitFailed
+from gbistat.fit.interpolation import Interpolation, interpolation_error
 from gbistat.fit.minimize import fit
 from gbistat.fit.plane import Strength
 from gbistat.likelihood.nll import NLL, ExtendedUnbinnedNLL
@@ -30,10 +30,9 @@ if TYPE_CHECKING:
     from gbistat.fit.result import FitResult
     from gbistat.likelihood.lattice import Lattice
     from gbistat.likelihood.model import Model
-    from gbistat.likelihood.surface import RatioSurface
-    from gbistat.typing import FloatArray, Json
+    from gbistat.typing import FloatArray
 
-__all__ = ["Basin", "Interpolation", "interpolation_error", "refine_minima", "within"]
+__all__ = ["Basin", "refine_minima", "within"]
 
 REACH = 12.0
 """``2 Delta nll`` above the lowest up to which minima matter for intervals."""
@@ -78,42 +77,6 @@ class Basin:
     def covers(self, number: int, value: float) -> bool:
         """Whether a value of one mass is inside."""
         return bool(self.low[number] <= value <= self.high[number])
-
-
-@dataclass(frozen=True, eq=False)
-class Interpolation:
-    """What splines in place of the network do to the fit.
-
-    Parameters
-    ----------
-    steps : mapping of str to float
-        Distance of the nodes around the best fit, by mass.
-    shifts : mapping of str to float
-        By how much a parameter would move with the network itself, in units of its error.
-    delta_q0 : float
-        Change of ``2 [nll(0) - nll]`` of the best fit with the network itself.
-    evaluations : int
-        Values of the ratio that the boxes took.
-    """
-
-    steps: dict[str, float]
-    shifts: dict[str, float]
-    delta_q0: float
-    evaluations: int
-
-    @property
-    def worst(self) -> float:
-        """Largest of the shifts, without sign."""
-        return max((abs(x) for x in self.shifts.values()), default=0.0)
-
-    def to_dict(self) -> Json:
-        """Plain numbers, for JSON."""
-        return {
-            "steps": dict(self.steps),
-            "shifts_in_errors": dict(self.shifts),
-            "delta_q0": self.delta_q0,
-            "evaluations": self.evaluations,
-        }
 
 
 def within(nll: NLL, names: Sequence[str], low: FloatArray, high: FloatArray) -> NLL:
@@ -189,7 +152,8 @@ def _coarse_minima(nll: NLL, search: PlaneSearch, indices: list[int], mirrored: 
             result = fit(nll, start=theta)
         except FitFailed:
             continue
-        if not result.valid or result.nll >= search.null.nll or (result.errors[indices] <= 0).any():
+        errors = result.errors[indices]
+        if not result.valid or result.nll >= search.null.nll or not ((errors > 0) & (errors < np.inf)).all():
             continue
         if mirrored and result.values[indices[0]] < result.values[indices[1]]:
             continue
@@ -233,9 +197,8 @@ def _refined(
 ) -> tuple[NLL, list[ThetaGrid], list[FitResult]]:
     """Fits with fine splines in the boxes; boxes that end too low are made wider, and those that touch joined."""
     lattice, mirrored = lattices[0], all(one.mirrored for one in lattices)
-    wider = iter(WIDER)
-    width = next(wider)
-    for _ in range(MOVES):
+    stage = 0
+    for left in reversed(range(MOVES)):
         boxes, minima = _joined(lattice, boxes, minima, mirrored)
         images = [_mirrored(box) for box in boxes] if mirrored else []
         grids = [*boxes, *(image for box, image in zip(boxes, images, strict=False) if not _overlap(box, image))]
@@ -254,14 +217,13 @@ def _refined(
             centres.append(_centre(result, minimum, search.names) if moved[-1] else result)
         order = np.argsort([result.nll for result in again], kind="stable")
         boxes, again, centres, moved = ([part[k] for k in order] for part in (boxes, again, centres, moved))
-        minima = again
-        open_ = _too_low(nll, search, lattice, boxes, minima)
-        if not any(moved):
-            width = next(wider, 0.0) if any(open_) else 0.0
-        if not width:
+        open_ = _too_low(nll, search, lattice, boxes, again)
+        stage += not any(moved)
+        # The boxes that are handed back are those that the last fits were made in.
+        if not left or stage == len(WIDER) or not any(moved + open_):
             break
         boxes = [
-            _box(lattice, centre, search.names, factor, width) if is_open or has_moved else box
+            _box(lattice, centre, search.names, factor, WIDER[stage]) if is_open or has_moved else box
             for box, centre, is_open, has_moved in zip(boxes, centres, open_, moved, strict=True)
         ]
         minima = centres
@@ -292,7 +254,7 @@ def _too_low(
     nll: NLL, search: PlaneSearch, lattice: Lattice, boxes: list[ThetaGrid], minima: list[FitResult]
 ) -> list[bool]:
     """Whether the map on the edge of a box is nearer to the best fit than intervals allow."""
-    strength = Strength(nll, search.null.values)
+    strength = Strength(nll, search.null.values, search.fraction)
     indices = [index_of(name, nll.parameters) for name in search.names]
     best = 2.0 * (search.null.nll - minima[0].nll)
     result = []
@@ -308,11 +270,7 @@ def _too_low(
                 continue
             theta = search.null.values.copy()
             theta[indices] = [axis[k] for axis, k in zip(axes, place, strict=True)]
-            if search.fraction is None or search.shares is None:
-                top = max(top, strength(theta)[-1])
-            else:
-                share = index_of(search.fraction, nll.parameters)
-                top = max(top, strength.with_modes(theta, nll.parameters[share], share)[-1])
+            top = max(top, strength(theta).gain)
         result.append(best - top < EDGE)
     return result
 
@@ -370,74 +328,3 @@ def _basins(
             best = dataclasses.replace(minima[k], values=swapped)
             basins.append(Basin(basins[k].low[::-1], basins[k].high[::-1], best, k))
     return tuple(basins)
-
-
-def interpolation_error(
-    nll: NLL,
-    surfaces: Sequence[RatioSurface],
-    events: Events,
-    best: FitResult,
-    search: PlaneSearch,
-    steps: Sequence[float],
-) -> tuple[dict[str, float], float]:
-    """How far each parameter would move with the network itself in place of the splines, in units of its error.
-
-    Parameters
-    ----------
-    nll : NLL
-        Likelihood of one data term.
-    surfaces : sequence of RatioSurface
-        Splines of its events: the ratio's, or those of two decay modes.
-    events : Events
-        These.
-    best : FitResult
-        Its minimum.
-    search : PlaneSearch
-        Which parameters are masses, and the share of decay modes.
-    steps : sequence of float
-        Distances of the nodes; slopes are taken over an eighth to both sides.
-
-    Returns
-    -------
-    dict of str to float, float
-        By parameter; and the change of ``2 [nll(0) - nll]``.
-    """
-    mixture = nll.mixtures[0]
-    prepared = [surface.coarse(events) for surface in surfaces]
-    theta = best.values
-    alpha = 0.0 if len(surfaces) == 1 or search.fraction is None else best.value(search.fraction)
-    poi = index_of(nll.poi, nll.parameters)
-    moved = theta.copy()
-    moved[poi] += 1.0
-    signal = int(np.argmax(np.abs(mixture.yields(moved) - mixture.yields(theta))))
-    weights = np.ones(mixture.size) if mixture.weights is None else mixture.weights
-
-    def growth(point: FloatArray) -> FloatArray:
-        exact, splines = [], []
-        for surface, known, share in zip(surfaces, prepared, (1.0 - alpha, alpha), strict=False):
-            own = surface.term.log_ratio(events, **surface.grid.named(point)) + surface.log_kappa_at(point)
-            scale = math.log(share) if share > 0 else -math.inf
-            exact.append(own + scale)
-            splines.append(known.log_prob(point) + scale)
-        result: FloatArray = np.expm1(np.logaddexp.reduce(exact) - np.logaddexp.reduce(splines))
-        return result
-
-    def difference(parameters: FloatArray, factor: FloatArray) -> float:
-        return -float(weights @ np.log1p(mixture.fractions(parameters)[signal] * factor))
-
-    masses = [index_of(name, nll.parameters) for name in search.names]
-    here = growth(theta[masses])
-    gradient = np.zeros_like(theta)
-    for j in map(int, np.flatnonzero(best.errors > 0)):
-        ends = []
-        for sign in (-1.0, 1.0):
-            parameter = nll.parameters[j]
-            other = theta.copy()
-            size = steps[masses.index(j)] / 8.0 if j in masses else 0.1 * best.errors[j]
-            other[j] = min(max(other[j] + sign * size, parameter.low), parameter.high)
-            ends.append((other[j], difference(other, growth(other[masses]) if j in masses else here)))
-        (a, low), (b, high) = ends
-        gradient[j] = (high - low) / (b - a)
-    shift = -best.covariance @ gradient
-    shifts = {name: float(shift[j] / best.errors[j]) for j, name in enumerate(best.names) if best.errors[j] > 0}
-    return shifts, -2.0 * difference(theta, here)

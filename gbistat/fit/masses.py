@@ -12,7 +12,7 @@ import numpy as np
 from gbistat.errors import ModelError
 from gbistat.fit.basins import refine_minima
 from gbistat.fit.nuisances import with_ensembles, with_spurious_signal
-from gbistat.fit.plane import global_fit, search_plane
+from gbistat.fit.plane import fit_from_map, search_plane
 from gbistat.likelihood.constraints import NormalConstraint
 from gbistat.likelihood.held import with_held_ratios
 from gbistat.likelihood.kappa import normalised_surface
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gbistat.data.events import Events
-    from gbistat.fit.basins import Basin, Interpolation
+    from gbistat.fit.basins import Basin
     from gbistat.fit.build import Analysis
+    from gbistat.fit.interpolation import Interpolation
     from gbistat.fit.plane import PlaneSearch
     from gbistat.likelihood.constraints import Constraint
     from gbistat.likelihood.kappa import Kappa
@@ -251,7 +252,7 @@ def _search(
     nll, mirrored = ExtendedUnbinnedNLL(model, events), all(lattice.mirrored for lattice in lattices)
     search = search_plane(nll, grid.names, grid.axes, fraction=fraction, mirrored=mirrored)
     basins, interpolation = refine_minima(model, events, search, lattices)
-    best = basins[0].best if basins else global_fit(nll, grid.names, grid.axes, fraction=fraction)[0]
+    best = basins[0].best if basins else fit_from_map(nll, search)
     # Where the strength is 0 the masses mean nothing: a fit that began there would end anywhere.
     moving = {model.poi, *grid.names, fraction}
     parameters = tuple(

@@ -343,13 +343,16 @@ def covariance(hessian: FloatArray, free: BoolArray, names: Sequence[str] | None
 def _result(nll: NLL, theta: FloatArray, free: BoolArray, calls: int, *, conditional: bool) -> FitResult:
     low = np.array([parameter.low for parameter in nll.parameters])
     high = np.array([parameter.high for parameter in nll.parameters])
-    width = np.where(np.isfinite(high - low), high - low, 1.0 + np.abs(theta))
+    width = np.minimum(high - low, 1.0 + np.abs(theta))
     at_low, at_high = free & ((theta - low) < 1e-10 * width), free & ((high - theta) < 1e-10 * width)
     wall = at_low | at_high
     theta = np.where(at_low, low, np.where(at_high, high, theta))
     state = nll.evaluate(theta, free=free)
     # A parameter may lose all meaning where another one is held or at its wall (a mass at mu = 0): the minimum is still one.
-    idle = _idle(state, free & ~wall) if conditional or wall.any() else np.zeros_like(free)
+    idle = _idle(state, free & ~wall)
+    if not conditional:
+        # Away from that wall it would mean something: their mixed derivative is not 0. One that never did is not determined.
+        idle &= (state.hessian[:, wall] != 0.0).any(axis=1)
     inner = free & ~wall & ~idle
     matrix, message = covariance(state.hessian, inner, nll.names)
     gradient = state.gradient[inner]

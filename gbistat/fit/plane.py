@@ -10,9 +10,10 @@ fits begin; the lowest of these is the global one. No label and no true mass is 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.interpolate import RectBivariateSpline
@@ -28,10 +29,9 @@ if TYPE_CHECKING:
 
     from gbistat.fit.result import FitResult
     from gbistat.likelihood.nll import NLL
-    from gbistat.likelihood.parameters import Parameter
     from gbistat.typing import FloatArray, IntArray
 
-__all__ = ["PlaneSearch", "Strength", "global_fit", "search_close", "search_plane"]
+__all__ = ["Gain", "PlaneSearch", "Strength", "fit_from_map", "global_fit", "search_close", "search_plane"]
 
 STARTS = 6
 """Full fits that a global fit begins at most."""
@@ -142,28 +142,22 @@ def search_plane(
     if len(nll.mixtures) != 1 or not nll.mixtures[0].extended:
         raise ModelError("the search over masses needs an extended likelihood of one data term")
     null = fit(nll, fixed={nll.poi: 0.0, **_held(nll, names)}).raise_if_invalid()
-    strength = Strength(nll, null.values)
+    if fraction is not None and nll.parameters[index_of(fraction, nll.parameters)].fixed:
+        fraction = None
+    strength = Strength(nll, null.values, fraction)
     indices = [index_of(name, nll.parameters) for name in names]
     q0 = np.zeros(tuple(axis.size for axis in axes))
-    best = np.zeros_like(q0)
-    shares = None
-    if fraction is not None and not nll.parameters[index_of(fraction, nll.parameters)].fixed:
-        shares = np.zeros_like(q0)
+    best, shares = np.zeros_like(q0), np.zeros_like(q0)
     for place in product(*(range(axis.size) for axis in axes)):
         if mirrored and place[0] < place[1]:
             continue
         theta = null.values.copy()
         theta[indices] = [axis[k] for axis, k in zip(axes, place, strict=True)]
-        if shares is None or fraction is None:
-            best[place], q0[place] = strength(theta)
-        else:
-            best[place], shares[place], q0[place] = strength.with_modes(
-                theta, nll.parameters[index_of(fraction, nll.parameters)], index_of(fraction, nll.parameters)
-            )
+        best[place], shares[place], q0[place] = strength(theta)
     if mirrored:
-        for values in (q0, best) if shares is None else (q0, best, shares):
+        for values in (q0, best, shares):
             values += np.tril(values, -1).T
-    return PlaneSearch(tuple(names), tuple(axes), q0, best, null, None if shares is None else fraction, shares)
+    return PlaneSearch(tuple(names), tuple(axes), q0, best, null, fraction, None if fraction is None else shares)
 
 
 def search_close(
@@ -196,10 +190,20 @@ def _held(nll: NLL, names: Sequence[str]) -> dict[str, float]:
     return {name: nll.parameters[index_of(name, nll.parameters)].start for name in names}
 
 
-class Strength:
-    """Best mu >= 0 at given masses with everything else held, and how much better than 0 it is."""
+class Gain(NamedTuple):
+    """Best mu >= 0, share of decay modes (NaN if it is not free) and ``2 [nll(0) - nll]``."""
 
-    def __init__(self, nll: NLL, null: FloatArray) -> None:
+    strength: float
+    share: float
+    gain: float
+
+
+class Strength:
+    """Best mu >= 0 at given masses, and share of decay modes if one is free, with everything else held."""
+
+    def __init__(self, nll: NLL, null: FloatArray, fraction: str | None = None) -> None:
+        self.fraction = None if fraction is None else index_of(fraction, nll.parameters)
+        self.parameters = nll.parameters
         self.mixture = nll.mixtures[0]
         self.poi = index_of(nll.poi, nll.parameters)
         theta = null.copy()
@@ -230,8 +234,8 @@ class Strength:
         ratio *= self.slope
         return ratio
 
-    def with_modes(self, theta: FloatArray, fraction: Parameter, index: int) -> tuple[float, float, float]:
-        """Strength, fraction of decay modes and ``2 Delta nll`` where the fraction is free too."""
+    def _with_share(self, theta: FloatArray, index: int) -> Gain:
+        fraction = self.parameters[index]
         ends, limits = [], np.array([fraction.low, fraction.high])
         for end in limits:
             theta[index] = end
@@ -239,17 +243,20 @@ class Strength:
         strengths, gain = best_strengths(np.stack(ends), self.weights, self.slope)
         total = float(strengths.sum())
         share = fraction.start if total == 0.0 else float(strengths @ limits) / total
-        return total, share, gain
+        return Gain(total, share, gain)
 
-    def __call__(self, theta: FloatArray) -> tuple[float, float]:
-        """The strength, and ``2 [nll(0) - nll]``."""
+    def __call__(self, theta: FloatArray) -> Gain:
+        """At the masses of a parameter vector."""
+        return self._alone(theta) if self.fraction is None else self._with_share(theta, self.fraction)
+
+    def _alone(self, theta: FloatArray) -> Gain:
         ratio = self._ratio(theta)
         mu = 0.0
         for _ in range(60):
             share = ratio / (1.0 + mu * ratio)
             gradient = float(np.einsum("i,i", self.weights, share)) - self.slope
             if mu == 0.0 and gradient <= 0.0:
-                return 0.0, 0.0
+                return Gain(0.0, math.nan, 0.0)
             bend = float(np.einsum("i,i,i", self.weights, share, share))
             # The slope is convex and falling in mu: Newton from below never passes the root.
             step = gradient / bend
@@ -257,7 +264,7 @@ class Strength:
             if abs(step) <= 1e-6 * mu:
                 break
         gain = float(np.einsum("i,i", self.weights, np.log1p(mu * ratio))) - mu * self.slope
-        return mu, 2.0 * gain
+        return Gain(mu, math.nan, 2.0 * gain)
 
 
 def global_fit(
@@ -295,6 +302,23 @@ def global_fit(
         If no fit is valid.
     """
     search = search_plane(nll, names, axes, fraction=fraction)
+    return fit_from_map(nll, search, minimizer=minimizer, options=options), search
+
+
+def fit_from_map(
+    nll: NLL,
+    search: PlaneSearch,
+    *,
+    minimizer: Callable[..., FitResult] = fit,
+    options: FitOptions | None = None,
+) -> FitResult:
+    """Lowest of the fits from the maxima of a map that is known; see :func:`global_fit`.
+
+    Raises
+    ------
+    FitFailed
+        If no fit is valid.
+    """
     found = []
     for place in search.starts():
         theta = search.null.values.copy()
@@ -307,4 +331,4 @@ def global_fit(
             found.append(result)
     lowest = min(found, key=lambda result: result.nll, default=None)
     start = search.null.values if lowest is None or lowest.nll > search.null.nll else lowest.values
-    return minimizer(nll, start=start, options=options or FitOptions()).raise_if_invalid(), search
+    return minimizer(nll, start=start, options=options or FitOptions()).raise_if_invalid()

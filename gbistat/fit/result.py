@@ -62,7 +62,8 @@ class FitResult:
     values : array of shape (p,)
         Where the minimum is.
     errors : array of shape (p,)
-        Square root of the diagonal of the covariance; 0 for a parameter that was held fixed.
+        Square root of the diagonal of the covariance; 0 for a parameter that was held fixed or ended at a
+        wall, infinite for one that such a wall leaves without meaning (a mass at a strength of 0).
     covariance : array of shape (p, p)
         Inverse of the exact Hessian of the nll over the free parameters; zero rows for the others.
     nll : float

@@ -23,6 +23,7 @@ from gbistat.inference.asymptotics import z_from_p
 from gbistat.inference.look_elsewhere import look_elsewhere
 from gbistat.inference.plane_toys import NullYield, null_maps
 from gbistat.likelihood.constraints import NormalConstraint
+from gbistat.likelihood.kappa import FEWEST
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.parameters import start_vector
 from gbistat.likelihood.reference import reference_from_pool
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PlaneSignificance", "plane_significance"]
 
-FEWEST = 30
-"""Effective number of reference events at a node below which a note is due."""
 ENOUGH = 10
 """Toys above the data from which their share is the better answer."""
 
@@ -167,7 +166,7 @@ def plane_significance(
             raise OptionError(f"{len(axes)} axes for the masses {', '.join(known.names)}; give one each")
         search = search_plane(ExtendedUnbinnedNLL(known.model, analysis.events), known.names, axes)
     shape = search.q0.shape
-    symmetric = _symmetric(known, search.axes)
+    symmetric = known.exchangeable and np.array_equal(search.axes[0], search.axes[1])
     used: BoolArray = np.ones(shape, dtype=bool)
     if symmetric:
         used = np.tril(used)
@@ -176,7 +175,7 @@ def plane_significance(
     size = (ratio @ share) ** 2 / (ratio**2 @ share**2)
     thin = int((size < FEWEST).sum())
     few = (
-        f"at {thin} of {len(places)} nodes fewer than {FEWEST} reference events make the ratio's mean: toys there repeat them, and q0 is "
+        f"at {thin} of {len(places)} nodes fewer than {FEWEST:g} reference events make the ratio's mean: toys there repeat them, and q0 is "
         "more discrete than with fresh events"
     )
     maps = np.full((n_toys, *shape), np.nan)
@@ -244,15 +243,3 @@ def _pool_ratios(known: FreeMasses, axes: Sequence[FloatArray], places: np.ndarr
         log = components[signal].log_density(theta) - base
         row[:] = np.exp(log - log.max())
     return reference.measure * np.exp(base), ratio
-
-
-def _symmetric(known: FreeMasses, axes: Sequence[FloatArray]) -> bool:
-    """Whether the two masses can be exchanged: asked at three pairs of nodes, of the reference events."""
-    if len(axes) != 2 or not np.array_equal(axes[0], axes[1]):
-        return False
-    axis = axes[0]
-    pairs = ((0, -1), (axis.size // 3, axis.size // 2), (1, 2 * axis.size // 3))
-    places = np.array([[k % axis.size for k in pair] for pair in pairs if pair[0] != pair[1]])
-    _, there = _pool_ratios(known, axes, places)
-    _, back = _pool_ratios(known, axes, places[:, ::-1])
-    return bool(np.allclose(there, back, rtol=1e-6, atol=1e-12))

@@ -150,7 +150,7 @@ class Profile:
     def scale(self) -> float:
         """Step to begin with: the Hessian error, or something of the parameter's size where there is none."""
         error = self.best.error(self.poi)
-        return error if error > 0 else 0.1 * (abs(self.best_value) + 1.0)
+        return error if 0 < error < math.inf else 0.1 * (abs(self.best_value) + 1.0)
 
     def crossing(
         self, level: float, direction: int, inner: float | None = None, largest: float = math.inf

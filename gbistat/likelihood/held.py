@@ -55,7 +55,7 @@ class HeldRatio:
     def _values(self, events: Events) -> FloatArray:
         grid = self.surface.grid
         if all((np.abs(axis - value) < 1e-9).any() for axis, value in zip(grid.axes, self.theta, strict=True)):
-            return self.surface.coarse(events).log_prob(self.theta)
+            return self.surface.prepare(events).log_prob(self.theta)
         values = self.surface.term.log_ratio(events, **grid.named(self.theta))
         return values + self.surface.log_kappa_at(self.theta)
 

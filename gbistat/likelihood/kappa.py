@@ -27,9 +27,9 @@ from gbistat.likelihood.surface import RatioSurface, node_values
 if TYPE_CHECKING:
     from gbistat.data.events import Events
     from gbistat.likelihood.surface import ParametrisedRatio, ThetaGrid
-    from gbistat.typing import BoolArray, FloatArray
+    from gbistat.typing import FloatArray
 
-__all__ = ["Kappa", "normalised_surface", "smooth_kappa"]
+__all__ = ["FEWEST", "Kappa", "normalised_surface", "smooth_kappa"]
 
 MAX_DEGREE = 4
 FOLDS = 5
@@ -64,11 +64,6 @@ class Kappa:
     effective_size: FloatArray
     degree: int
     scores: tuple[float, ...] = ()
-
-    @property
-    def few(self) -> BoolArray:
-        """Nodes where so few reference events matter that they do not count."""
-        return self.effective_size < FEWEST
 
 
 def smooth_kappa(

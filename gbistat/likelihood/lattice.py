@@ -6,7 +6,7 @@ At nodes :math:`\theta_{ab}` of the lattice
 
 is evaluated, once, for events whose coarse log ratio is not small; splines through :math:`d_i` are added to the coarse ones in a box.
 Events of small ratio keep the coarse splines: they enter the likelihood as a sum in which single errors average out. What that and the
-lattice leave is measured afterwards, against the network at points that are no nodes (:func:`gbistat.fit.basins.interpolation_error`).
+lattice leave is measured afterwards, against the network at points that are no nodes (:func:`gbistat.fit.interpolation.interpolation_error`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Lattice:
     ) -> None:
         self.surface = surface
         self.events = events
-        self.coarse = PreparedSurface(surface.grid, surface.coarse(events).coefficients)
+        self.coarse = PreparedSurface(surface.grid, surface.prepare(events).coefficients)
         self.log_base: FloatArray = np.zeros(len(events)) if log_base is None else log_base
         self.small = small
         self.mirrored = exchangeable(surface.term, surface.grid, events)

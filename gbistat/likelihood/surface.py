@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gbistat.data.events import Events
-    from gbistat.likelihood.components import PreparedFactor
     from gbistat.typing import FloatArray, IntArray
 
 __all__ = [
@@ -256,11 +255,11 @@ class RatioSurface:
 
     def select(self, events: Events, whole: Events, rows: IntArray) -> None:
         """Take the splines of known events for a selection of them: toys need no evaluation and no interpolation."""
-        self._known[events] = PreparedSurface(self.grid, np.take(self.coarse(whole).coefficients, rows, axis=-1))
+        self._known[events] = PreparedSurface(self.grid, np.take(self.prepare(whole).coefficients, rows, axis=-1))
 
     def refine(self, events: Events, patches: Sequence[SurfacePatch]) -> PreparedSurface:
         """Take patches for events whose coarse splines are known; what was prepared from them before stays as it is."""
-        prepared = replace(self.coarse(events), patches=tuple(patches))
+        prepared = replace(self.prepare(events), patches=tuple(patches))
         self._known[events] = prepared
         return prepared
 
@@ -272,7 +271,7 @@ class RatioSurface:
     def _kappa_coefficients(self) -> FloatArray:
         return self.grid.coefficients(self.log_kappa[..., None])
 
-    def prepare(self, events: Events) -> PreparedFactor:
+    def prepare(self, events: Events) -> PreparedSurface:
         """Splines through the values at the nodes; the term is evaluated if these events are new.
 
         Raises
@@ -280,10 +279,6 @@ class RatioSurface:
         TermError, EventsError, UnitsError
             Whatever the term says of these events.
         """
-        return self.coarse(events)
-
-    def coarse(self, events: Events) -> PreparedSurface:
-        """What `prepare` gives, with the type that it has."""
         known = self._known.get(events)
         return known if known is not None else self.remember(events, node_values(self.term, self.grid, events))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -184,6 +185,39 @@ def test_a_parameter_at_its_bound(rng: np.random.Generator) -> None:
     assert result.nll == pytest.approx(held.nll, rel=1e-12)
     upper = NLL([Parameter("mu", -80.0, -90.0, low - 5.0), Parameter("n_bkg", 300.0, 0.0)], free.mixtures, (), poi="mu")
     assert fit(upper).at_bound == ("mu",)
+
+
+def test_a_wall_excuses_only_what_it_takes_the_meaning_from(bump: Builder, rng: np.random.Generator) -> None:
+    """At mu = 0 a signal's mass means nothing, and the fit is one; a parameter that nothing depends on is undetermined anywhere."""
+    away = rng.uniform(100.0, 200.0, 400)
+    nll = bump(away[np.abs(away - 150.0) > 20.0])
+    ends = {"mu": (0.0, math.inf), "m_X": (140.0, 160.0)}
+
+    def bounded(*more: Parameter) -> NLL:
+        parameters = [
+            dataclasses.replace(p, low=ends[p.name][0], high=ends[p.name][1], fixed=False) if p.name in ends else p
+            for p in nll.parameters
+        ]
+        return NLL([*parameters, *more], nll.mixtures, nll.constraints, poi="mu")
+
+    result = fit(bounded()).raise_if_invalid()
+    assert result.value("mu") == 0.0
+    assert result.at_bound == ("mu",)
+    assert result.error("m_X") == math.inf
+    useless = fit(bounded(Parameter("useless", 0.0)))
+    assert not useless.valid
+    assert "flat or bends down in useless" in useless.message
+
+
+def test_a_wide_range_is_no_wall(counting: Builder) -> None:
+    """A minimum far from the ends of its range on its own scale stays where it is, however far the other end may be."""
+    nll = counting(4.0, 1.0, 1.0)
+    wide = [dataclasses.replace(p, low=0.0, high=1e15) if p.name == "mu" else p for p in nll.parameters]
+    result = fit(NLL(wide, nll.mixtures, nll.constraints, poi="mu")).raise_if_invalid()
+    free = fit(nll)
+    assert free.value("mu") > 0.5
+    assert result.value("mu") == pytest.approx(free.value("mu"), rel=1e-9)
+    assert result.error("mu") == pytest.approx(free.error("mu"), rel=1e-9)
 
 
 def test_steps_do_not_end_where_a_constraint_has_no_value() -> None:

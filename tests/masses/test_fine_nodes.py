@@ -9,8 +9,9 @@ import pytest
 
 from gbistat.data.window import MassWindow
 from gbistat.errors import ParameterError
-from gbistat.fit.basins import interpolation_error, refine_minima, within
+from gbistat.fit.basins import refine_minima, within
 from gbistat.fit.build import build_analysis
+from gbistat.fit.interpolation import interpolation_error
 from gbistat.fit.masses import with_other_events
 from gbistat.fit.minimize import fit
 from gbistat.fit.plane import search_plane
@@ -108,6 +109,22 @@ def test_a_box_follows_a_minimum_that_leaves_it(sharp, monkeypatch):
         assert expected.value(name) + 2 * expected.error(name) < basins[0].high[number]
 
 
+def test_boxes_are_those_of_the_last_fits(sharp, monkeypatch):
+    """However early the boxes stop to move, there are fine nodes in all of those that are handed back."""
+    from gbistat.fit import basins as module
+
+    grid, nll, events = sharp
+    search = search_plane(nll, grid.names, grid.axes)
+    monkeypatch.setattr(module, "MOVES", 1)
+    monkeypatch.setattr(module, "EDGE", 1e6)
+    monkeypatch.setattr(module, "WIDER", (1.0, 6.0))
+    surface = surface_of(nll)
+    basins, _ = refine_minima(nll.model, events, search, [Lattice(surface, events)])
+    covered = [patch.grid for patch in surface.prepare(events).patches]
+    for basin in basins:
+        assert any(patch.covers(basin.low) and patch.covers(basin.high) for patch in covered)
+
+
 def with_same_kappa(surface, grid):
     kappa = np.array([surface.log_kappa_at(node) for node in grid.nodes]).reshape(grid.shape)
     return RatioSurface(surface.term, grid, kappa)
@@ -139,7 +156,7 @@ def test_the_measured_error_is_the_shift(blob, sharp):
     grid, nll, events = sharp
     fresh = type(nll)(nll.model, events)
     surface = surface_of(nll)
-    prepared = surface.coarse(events)
+    prepared = surface.prepare(events)
     surface.refine(events, ())
     try:
         coarse_nll = type(nll)(nll.model, events)

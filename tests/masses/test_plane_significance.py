@@ -17,7 +17,7 @@ from gbistat.inference.plane_significance import plane_significance
 from gbistat.inference.plane_toys import NullYield, null_maps
 from gbistat.likelihood.kappa import normalised_surface
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
-from gbistat.likelihood.surface import grid_of
+from gbistat.likelihood.surface import exchangeable, grid_of
 
 N_BKG = 600
 
@@ -88,7 +88,10 @@ def analysis_like(blob, *, symmetric=False, n_pool=4000, step=50.0, ranges=None,
         data = blob.events(x)
         likelihood = ExtendedUnbinnedNLL(model, data)
         search = search_plane(likelihood, grid.names, grid.axes)
-        known = SimpleNamespace(names=grid.names, grid=grid, search=search, model=model, pool=pool, fraction=None)
+        known = SimpleNamespace(
+            names=grid.names, grid=grid, search=search, model=model, pool=pool, fraction=None,
+            exchangeable=exchangeable(term, grid, data),
+        )  # fmt: skip
         return SimpleNamespace(masses=known, events=data)
 
     return searched

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gbistat.errors import ModelError, ParameterError
-from gbistat.likelihood.kappa import normalised_surface
+from gbistat.likelihood.kappa import FEWEST, normalised_surface
 from gbistat.likelihood.surface import RatioSurface, ThetaGrid, exchangeable, grid_of, node_values
 
 
@@ -105,7 +105,7 @@ def test_kappa_undoes_a_wrong_normalisation(blob):
     # One constant is enough, and the score of others on events that they do not know says so.
     assert kappa.degree == 0
     assert kappa.scores[0] <= min(kappa.scores[1:]) * 1.05
-    assert not kappa.few[2:-2, 2:-2].any()
+    assert (kappa.effective_size[2:-2, 2:-2] >= FEWEST).all()
 
 
 def test_kappa_follows_what_other_events_confirm(blob):
@@ -128,8 +128,8 @@ def test_nodes_with_hardly_an_event_do_not_count(blob):
     pool = blob.events(x[(x[:, 0] < 420) | (rng.random(6000) < 0.02)])
     inner = ThetaGrid(("m_X", "m_Y"), (np.arange(150.0, 551.0, 50.0),) * 2)
     _, kappa = normalised_surface(blob.Blob(), inner, pool)
-    assert kappa.few[-1].all()
-    assert not kappa.few[1].any()
+    assert (kappa.effective_size[-1] < FEWEST).all()
+    assert (kappa.effective_size[1] >= FEWEST).all()
     assert np.isfinite(kappa.log_kappa).all()
 
 
