@@ -11,12 +11,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import chdtrc, ndtri
 
 from gbistat.config import resolve_options
 from gbistat.data.events import ENERGY_UNITS
 from gbistat.data.window import MassWindow
-from gbistat.diagnostics.saved import certificate_note, model_verdict
 from gbistat.errors import GbistatError, MissingExtra, OptionError
 from gbistat.fit.build import Analysis, build_analysis
 from gbistat.fit.masses import free_masses, with_held_masses
@@ -31,6 +29,7 @@ from gbistat.likelihood.reference import reference_from_data
 from gbistat.report.files import poi_label
 from gbistat.report.outcomes import Failure, FitOutcome, LimitsOutcome, Report
 from gbistat.run_events import read_data
+from gbistat.run_warnings import certificate_verdicts, fit_warnings, null_warnings
 from gbistat.steps import Steps, silent
 from gbistat.terms.store import load_reference
 
@@ -57,10 +56,6 @@ __all__ = [
 ]
 
 STANDARD_CL = 0.6827
-INTERPOLATION = 0.02
-"""Shift by splines, in errors, above which a warning is printed."""
-TENSION = 3.0
-"""Pull of a constrained parameter above which a warning is printed."""
 
 
 def prepare(
@@ -308,17 +303,8 @@ def _fit_window(options: RunOptions, analysis: Analysis, steps: Steps, *, own_in
     if options.method.name != "profile" and own_intervals:
         by_method = _by_method(options, analysis, steps, best, None, significance=False)
     notes = [note for results in intervals.values() for result in results for note in result.notes]
-    warnings = tuple(dict.fromkeys((*_warnings(analysis, best), *notes, *_verdicts(options))))
+    warnings = tuple(dict.fromkeys((*fit_warnings(analysis, best), *notes, *certificate_verdicts(options))))
     return FitOutcome(window, analysis, best, intervals, spectrum, warnings, by_method=by_method)
-
-
-def _verdicts(options: RunOptions) -> list[str]:
-    """What the certificates of the model and of its generator say."""
-    found = [(options.model.name, model_verdict(options.model))]
-    if (generated := options.background) is not None:
-        certificate = generated.generator.metadata.certificate
-        found.append((generated.name, certificate_note(certificate, generated.directory, generated.sha256)))
-    return [f"diagnostics of the background {name}: {verdict}" for name, verdict in found if verdict is not None]
 
 
 def _by_method(
@@ -399,7 +385,7 @@ def _limits_window(options: RunOptions, analysis: Analysis, steps: Steps, *, bin
         # Without a nominal yield there is no signal whose significance could be expected.
         nominal = poi_label(base) is None
         found = discovery(nll, best=best, references=(reference,), expected_at=1.0 if nominal else None)
-        warnings += _null_warnings(analysis, cls.data.profile.conditional(0.0))
+        warnings += null_warnings(analysis, cls.data.profile.conditional(0.0))
         wide = base.intervals[poi][-1]
         low = best.value(poi) - 4 * best.error(poi) if wide.low is None else wide.low - best.error(poi)
         high = best.value(poi) + 4 * best.error(poi) if wide.high is None else wide.high + best.error(poi)
@@ -444,49 +430,3 @@ def _binned(analysis: Analysis, reference: Reference, cl: float, warnings: list[
     )
     warnings += notes
     return results
-
-
-def _tensions(analysis: Analysis, result: FitResult) -> list[tuple[str, float]]:
-    """Constraints that a fit pulls by more than three standard deviations: names, and sigmas of the joint chi2."""
-    found = []
-    for constraint in analysis.model.constraints:
-        index = [result.names.index(name) for name in constraint.names]
-        chi2 = 2.0 * constraint.value(result.values[index])
-        tail = float(chdtrc(len(index), chi2))
-        sigma = float(-ndtri(0.5 * tail)) if tail > 0 else float(np.sqrt(chi2))
-        if sigma > TENSION:
-            found.append((", ".join(constraint.names), sigma))
-    return found
-
-
-def _null_warnings(analysis: Analysis, null: FitResult) -> list[str]:
-    """What the fit without signal does to constraints: expected limits are made with its nuisances."""
-    return [
-        f"without signal the data pull {names} {sigma:.1f} sigma away from the auxiliary measurement; the expected limits "
-        "have these values of the nuisances, as is the convention (a signal that is there raises them)"
-        for names, sigma in _tensions(analysis, null)
-    ]
-
-
-def _warnings(analysis: Analysis, best: FitResult) -> tuple[str, ...]:
-    warnings = [*analysis.warnings, *analysis.events.notes]
-    warnings += [
-        f"the data pull {names} {sigma:.1f} sigma away from the auxiliary measurement"
-        for names, sigma in _tensions(analysis, best)
-    ]
-    masses = analysis.masses
-    if masses is not None and masses.interpolation is not None and masses.interpolation.worst > INTERPOLATION:
-        name, shift = max(masses.interpolation.shifts.items(), key=lambda item: abs(item[1]))
-        warnings.append(
-            f"splines in place of the network move {name} by {abs(shift):.1g} of its error, although the nodes around the best fit are "
-            f"{max(masses.interpolation.steps.values()):.3g} {analysis.window.unit} apart"
-        )
-    poi = analysis.model.poi
-    if best.value(poi) + 2.0 * best.error(poi) < 0.0:
-        warnings.append(
-            f"{poi} is negative by more than two standard deviations: fewer events look like signal than the background and "
-            "the ratio predict; with a handful of such events expected, asymptotic intervals below 0 mean little"
-        )
-    if best.at_bound:
-        warnings.append(f"{', '.join(best.at_bound)} ended at a wall of the allowed range")
-    return tuple(dict.fromkeys(warnings))

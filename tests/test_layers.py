@@ -35,6 +35,7 @@ LAYERS = (
         "diagnose_workflow",
         "config",
         "run_events",
+        "run_warnings",
         "steps",
     ),
     ("cli", "__main__"),
