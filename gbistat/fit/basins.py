@@ -20,7 +20,7 @@ from gbistat.fit.minimize import fit
 from gbistat.fit.plane import Strength
 from gbistat.likelihood.nll import NLL, ExtendedUnbinnedNLL
 from gbistat.likelihood.parameters import index_of
-from gbistat.likelihood.surface import ThetaGrid
+from gbistat.likelihood.theta_grid import ThetaGrid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

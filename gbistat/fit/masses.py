@@ -11,17 +11,17 @@ import numpy as np
 
 from gbistat.errors import ModelError
 from gbistat.fit.basins import refine_minima
+from gbistat.fit.mass_parameters import mass_parameter, mass_ranges, share_constraint, share_parameter
 from gbistat.fit.nuisances import with_ensembles, with_spurious_signal
 from gbistat.fit.plane import fit_from_map, search_plane
-from gbistat.likelihood.constraints import NormalConstraint
 from gbistat.likelihood.held import with_held_ratios
 from gbistat.likelihood.kappa import normalised_surface
 from gbistat.likelihood.lattice import Lattice
 from gbistat.likelihood.modes import DecayModes
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
-from gbistat.likelihood.parameters import Parameter
 from gbistat.likelihood.reference import reference_from_pool
-from gbistat.likelihood.surface import RatioSurface, grid_of
+from gbistat.likelihood.surface import RatioSurface
+from gbistat.likelihood.theta_grid import grid_of
 from gbistat.likelihood.tilt import log_density_ratio
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gbistat.likelihood.constraints import Constraint
     from gbistat.likelihood.kappa import Kappa
     from gbistat.likelihood.model import Model
-    from gbistat.likelihood.surface import ThetaGrid
+    from gbistat.likelihood.theta_grid import ThetaGrid
     from gbistat.terms.model_spec import ParameterSpec
     from gbistat.terms.network import NetworkTerm
     from gbistat.typing import FloatArray
@@ -188,14 +188,14 @@ def with_free_masses(
             f"ratio {term.name!r} depends on {', '.join(item.name for item in term.metadata.parameters)}, so that its "
             "normalisation is needed everywhere: that takes reference events in the window; give the model some, or --background"
         )
-    grid = grid_of(_ranges(terms, declared), steps)
+    grid = grid_of(mass_ranges(terms, declared), steps)
     base = log_density_ratio(model, pool)
     made = [normalised_surface(one, grid, pool, base) for one in terms]
     (surface, kappa), second = made[0], made[-1][1] if fraction is not None else None
     factor = surface if fraction is None else DecayModes(surface, made[1][0], fraction)
     poi = model.parameter(model.poi)
     bounded = dataclasses.replace(poi, low=max(poi.low, 0.0), start=max(poi.start, 0.0))
-    masses = [_parameter(name, axis, declared.get(name)) for name, axis in zip(grid.names, grid.axes, strict=True)]
+    masses = [mass_parameter(name, axis, declared.get(name)) for name, axis in zip(grid.names, grid.axes, strict=True)]
     model = dataclasses.replace(
         model,
         components=tuple(
@@ -205,9 +205,9 @@ def with_free_masses(
         parameters=(
             *(bounded if p is poi and model.poi not in declared else p for p in model.parameters),
             *masses,
-            *([] if fraction is None else [_share(fraction, declared.get(fraction))]),
+            *([] if fraction is None else [share_parameter(fraction, declared.get(fraction))]),
         ),
-        constraints=(*model.constraints, *_constraint(fraction, declared)),
+        constraints=(*model.constraints, *share_constraint(fraction, declared)),
     )
     found = _search(model, events, grid, factor, fraction)
     model = found.model
@@ -375,53 +375,3 @@ def with_held_masses(analysis: Analysis, values: Mapping[str, float]) -> Analysi
     nll = ExtendedUnbinnedNLL(model, analysis.events)
     reference = reference_from_pool(model, known.pool)
     return dataclasses.replace(analysis, model=model, nll=nll, reference=reference, spurious_signal=size)
-
-
-def _ranges(terms: Sequence[NetworkTerm], declared: Mapping[str, ParameterSpec]) -> dict[str, tuple[float, float]]:
-    """Ranges of the parameters: where all ratios are valid, within what the model declares."""
-    ranges = {}
-    for items in zip(*(term.metadata.parameters for term in terms), strict=True):
-        item = items[0]
-        low, high = max(one.bounds[0] for one in items), min(one.bounds[1] for one in items)
-        learned = f"{low:g} to {high:g}"
-        spec = declared.get(item.name)
-        if spec is not None and not spec.fixed:
-            low = max(low, -math.inf if spec.low is None else spec.low)
-            high = min(high, math.inf if spec.high is None else spec.high)
-        if not low < high:
-            raise ModelError(
-                f"the model's range of {item.name} and that of {' and '.join(repr(one.name) for one in terms)} have nothing in common; "
-                f"learned from {learned}"
-            )
-        ranges[item.name] = (low, high)
-    return ranges
-
-
-def _parameter(name: str, axis: np.ndarray, spec: ParameterSpec | None) -> Parameter:
-    low, high = float(axis[0]), float(axis[-1])
-    start = 0.5 * (low + high) if spec is None else spec.start
-    if not low <= start <= high:
-        raise ModelError(
-            f"{name} = {start:g} is outside {low:g} to {high:g}, where the ratio was learned; choose a value inside"
-        )
-    return Parameter(name, start, low, high, spec is not None and spec.fixed)
-
-
-def _share(name: str, spec: ParameterSpec | None) -> Parameter:
-    """Share of the second decay mode: between 0 and 1."""
-    if spec is None:
-        return Parameter(name, 0.5, 0.0, 1.0)
-    low, high = 0.0 if spec.low is None else spec.low, 1.0 if spec.high is None else spec.high
-    if not 0.0 <= low <= spec.start <= high <= 1.0:
-        raise ModelError(
-            f"{name} = {spec.start:g} in {low:g} to {high:g}: a share of decay modes lies between 0 and 1; correct parameters.{name}"
-        )
-    return Parameter(name, spec.start, low, high, spec.fixed)
-
-
-def _constraint(fraction: str | None, declared: Mapping[str, ParameterSpec]) -> tuple[NormalConstraint, ...]:
-    """What the model says was measured of the share of decay modes."""
-    spec = None if fraction is None else declared.get(fraction)
-    if fraction is None or spec is None or spec.constraint is None:
-        return ()
-    return (NormalConstraint(fraction, spec.constraint.mean, spec.constraint.sigma),)

@@ -26,7 +26,8 @@ from gbistat.likelihood.surface import RatioSurface, node_values
 
 if TYPE_CHECKING:
     from gbistat.data.events import Events
-    from gbistat.likelihood.surface import ParametrisedRatio, ThetaGrid
+    from gbistat.likelihood.surface import ParametrisedRatio
+    from gbistat.likelihood.theta_grid import ThetaGrid
     from gbistat.typing import FloatArray
 
 __all__ = ["FEWEST", "Kappa", "normalised_surface", "smooth_kappa"]

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gbistat.likelihood.surface import DEGREE, PreparedSurface, SurfacePatch, ThetaGrid, exchangeable
+from gbistat.likelihood.surface import PreparedSurface, SurfacePatch, exchangeable
+from gbistat.likelihood.theta_grid import DEGREE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gbistat.data.events import Events
     from gbistat.likelihood.surface import RatioSurface
+    from gbistat.likelihood.theta_grid import ThetaGrid
     from gbistat.typing import FloatArray, IntArray
 
 __all__ = ["Lattice"]

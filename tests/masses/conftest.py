@@ -17,7 +17,7 @@ from gbistat.likelihood.kappa import normalised_surface
 from gbistat.likelihood.model import Model
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.parameters import Parameter
-from gbistat.likelihood.surface import grid_of
+from gbistat.likelihood.theta_grid import grid_of
 from gbistat.terms.density import MassDensity
 from gbistat.terms.metadata import TermMetadata
 from gbistat.terms.model_spec import ModelSpec

@@ -19,7 +19,8 @@ from gbistat.inference.mass_profile import MirroredProfile, SearchedProfile
 from gbistat.inference.profile import profile_interval
 from gbistat.likelihood.held import with_held_ratios
 from gbistat.likelihood.lattice import Lattice
-from gbistat.likelihood.surface import RatioSurface, grid_of
+from gbistat.likelihood.surface import RatioSurface
+from gbistat.likelihood.theta_grid import grid_of
 
 TRUTH = (433.0, 211.0)
 SHARP = 18.0

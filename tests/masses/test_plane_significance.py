@@ -17,7 +17,8 @@ from gbistat.inference.plane_significance import plane_significance
 from gbistat.inference.plane_toys import NullYield, null_maps
 from gbistat.likelihood.kappa import normalised_surface
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
-from gbistat.likelihood.surface import exchangeable, grid_of
+from gbistat.likelihood.surface import exchangeable
+from gbistat.likelihood.theta_grid import grid_of
 
 N_BKG = 600
 

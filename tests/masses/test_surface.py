@@ -7,7 +7,8 @@ import pytest
 
 from gbistat.errors import ModelError, ParameterError
 from gbistat.likelihood.kappa import FEWEST, normalised_surface
-from gbistat.likelihood.surface import RatioSurface, ThetaGrid, exchangeable, grid_of, node_values
+from gbistat.likelihood.surface import RatioSurface, exchangeable, node_values
+from gbistat.likelihood.theta_grid import ThetaGrid, grid_of
 
 
 def test_a_quadratic_log_ratio_is_exact(blob):

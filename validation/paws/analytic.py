@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from common import judged
 from scipy.optimize import brentq
 from scipy.special import ndtr
 from scipy.stats import norm
@@ -297,19 +298,14 @@ def main() -> int:
         )
         keep("shift of the grid's ends / sigma", moved)
     keep("spread with fixed counts / sigma, 3-D", others[1][2])
-    failed = normalisation(problems[3][0], remaining, count, rng, keep)
+    normalisation(problems[3][0], remaining, count, rng, keep)
     print()
-    for name, values in found.items():
-        low, high = bands["quick" if arguments.quick else "bands"].get(name, (None, None))
-        wrong = any((low is not None and v < low) or (high is not None and v > high) for v in values)
-        failed |= wrong
-        print(f"  {name:<42} {min(values):9.4g} to {max(values):9.4g}  {'OUTSIDE ' if wrong else ''}{[low, high]}")
-    return int(failed)
+    return int(judged(found, bands["quick" if arguments.quick else "bands"], digits=".4g"))
 
 
 def normalisation(
     right: Problem, truth: float, count: int, rng: np.random.Generator, keep: Callable[..., None]
-) -> bool:
+) -> None:
     """Print what a signal density that is not normalised where the background lives does to f."""
     wrong = peak_on_exponential(normalised=False)
     delta = 1.0 - ndtr(3.0) ** 2
@@ -330,7 +326,6 @@ def normalisation(
     keep("mean f, not normalised", float(mean[1]))
     keep("mean f, normalised", float(mean[0]))
     keep("shift of the normalisation / predicted", difference * wrong.information / delta)
-    return False
 
 
 if __name__ == "__main__":

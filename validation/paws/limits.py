@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from common import columns_like, held_at, judged, model_and_card, with_nodes
 
 from gbistat.binned.fit import binned_inference
 from gbistat.binned.twin import binned_twin
@@ -33,10 +34,8 @@ from gbistat.fit.nuisances import SPURIOUS
 from gbistat.inference.limits import upper_limit
 from gbistat.likelihood.nll import ExtendedUnbinnedNLL
 from gbistat.likelihood.reference import reference_from_pool
-from gbistat.terms.model_spec import ParameterSpec
 from gbistat.terms.store import load_model, load_reference
 from gbistat.training.card import load_card
-from gbistat.training.paws_card import load_paws_card
 from gbistat.training.splits import read_sample
 
 if TYPE_CHECKING:
@@ -50,10 +49,8 @@ MASSES = {"m_X": 500.0, "m_Y": 100.0}
 
 def held_out(folder: Path) -> tuple[Events, Events]:
     """Part `data` of the background, and of the signal in the window, with the features of both models."""
-    paws, dedicated = load_model(PAWS), load_model(DEDICATED)
-    if paws.directory is None:
-        raise SystemExit(f"{PAWS} is not on disk")
-    card = load_paws_card(paws.directory / "card.yaml")
+    paws, card = model_and_card(PAWS)
+    dedicated = load_model(DEDICATED)
     sample = read_sample(folder, card.background, card)
     names = tuple(dict.fromkeys((*paws.spec.features, *dedicated.spec.features)))
     events = read_events(folder / card.background.file, features=names, mass=card.mass)
@@ -83,11 +80,7 @@ def analysis_of(model: LoadedModel, data: Events, pool: Events | None, *, step: 
     """One model in the window, its masses held if it has any."""
     spec = model.spec
     if model.name == PAWS:
-        held = {name: ParameterSpec(start=value, fixed=True) for name, value in MASSES.items()}
-        spec = spec.model_copy(update={"parameters": {**spec.parameters, **held}})
-    if step is not None and model.name == PAWS:
-        signal = spec.signal.model_copy(update={"grid_step": dict.fromkeys(MASSES, step)})
-        spec = spec.model_copy(update={"signal_": signal})
+        spec = with_nodes(held_at(spec, MASSES), tuple(MASSES), step)
     return build_analysis(spec, data, MassWindow(3300.0, 3700.0), terms=model.terms, pool=pool)
 
 
@@ -118,7 +111,7 @@ def expected(analysis: Analysis) -> tuple[float, float]:
 def response(analysis: Analysis, signal: Events, share: float = 0.01) -> float:
     """Change of mu for one more event of held-out signal on the held-out background, between twice the share and the share."""
     background = analysis.events
-    both = concatenate([background, _like(signal, background)])
+    both = concatenate([background, columns_like(signal, background)])
     nll = ExtendedUnbinnedNLL(analysis.model, both)
     injected = share * len(background)
     found = []
@@ -127,10 +120,6 @@ def response(analysis: Analysis, signal: Events, share: float = 0.01) -> float:
         toy = nll.replaced([nll.mixture.reweighted(weights)], nll.constraints)
         found.append(fit(toy, start=toy.start_vector(**{toy.poi: n_signal})).value(toy.poi))
     return (found[1] - found[0]) / injected
-
-
-def _like(events: Events, other: Events) -> Events:
-    return Events(events.mass, events.matrix(other.names), other.names, other.units, mass_name=events.mass_name)
 
 
 def main() -> int:
@@ -183,15 +172,8 @@ def main() -> int:
         result[key] = ratio * answers[DEDICATED] / answers[PAWS]
         sizes = ", ".join(f"{name} {found[name][1]:.0f}" for name in made)
         print(f"  {n_bkg:.0f} background events expected; reference events are worth {sizes} where the signal is")
-    bands = json.loads((HERE / "expected.json").read_text())["limits"]
     print()
-    failed = False
-    for name, value in result.items():
-        low, high = bands.get(name, (None, None))
-        wrong = (low is not None and value < low) or (high is not None and value > high)
-        failed |= wrong
-        print(f"  {name:<62} {value:6.2f}  {'OUTSIDE ' if wrong else ''}{bands.get(name, '')}")
-    return int(failed)
+    return int(judged(result, json.loads((HERE / "expected.json").read_text())["limits"], digits=".2f"))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from common import judged, model_and_card, with_nodes
 
 from gbistat.data.events import Events, concatenate
 from gbistat.data.read import read_events
@@ -29,7 +30,6 @@ from gbistat.inference.mass_profile import SearchedProfile
 from gbistat.inference.profile import profile_interval
 from gbistat.terms.model_spec import ParameterSpec
 from gbistat.terms.store import load_model, load_reference
-from gbistat.training.paws_card import load_paws_card
 from gbistat.training.splits import read_sample
 
 HERE = Path(__file__).parent
@@ -41,10 +41,7 @@ SIGNAL = "signal_qq_3500_500_100.features.h5"
 
 def mixture(folder: Path, count: int, rng: np.random.Generator) -> tuple[Events, int]:
     """Held-out background with signal among it, and how many signal events are in the window."""
-    model = load_model(MODEL)
-    if model.directory is None:
-        raise SystemExit(f"{MODEL} is not on disk")
-    card = load_paws_card(model.directory / "card.yaml")
+    _, card = model_and_card(MODEL)
     background = read_sample(folder, card.background, card).part("data")
     signal = read_events(folder / SIGNAL, features=card.features, mass=card.mass)
     chosen = signal.select(rng.choice(len(signal), count, replace=False))
@@ -60,14 +57,8 @@ def run_toys(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint is None:
         raise SystemExit("--toys needs --checkpoint FILE: the study is long")
     rows = toys.study(arguments.events, arguments.model, arguments.toys, arguments.checkpoint, arguments.efficiency)
-    bands = json.loads((HERE / "expected.json").read_text())
-    failed = False
-    for name, value in toys.table(rows).items():
-        low, high = bands.get(name, (None, None))
-        if (low is not None and value < low) or (high is not None and value > high):
-            failed = True
-            print(f"  OUTSIDE {bands[name]}: {name} {value:.3g}")
-    return int(failed)
+    print()
+    return int(judged(toys.table(rows), json.loads((HERE / "expected.json").read_text())["toys"]))
 
 
 def main() -> int:
@@ -94,8 +85,7 @@ def main() -> int:
     if arguments.toys is not None:
         return run_toys(arguments)
     model = load_model(arguments.model)
-    signal = model.spec.signal.model_copy(update={"grid_step": dict.fromkeys(TRUTH, arguments.step)})
-    spec = model.spec.model_copy(update={"signal_": signal})
+    spec = with_nodes(model.spec, tuple(TRUTH), arguments.step)
     if arguments.close:
         part = {
             name: ParameterSpec(start=0.5 * (low + high), low=low, high=high) for name, (low, high) in CLOSE.items()
@@ -131,14 +121,7 @@ def main() -> int:
         "networks, s of processor time": networks,
         "fit and intervals, s of processor time": time.process_time() - begin,
     }
-    bands = json.loads((HERE / "expected.json").read_text())
-    failed = False
-    for name, value in result.items():
-        low, high = bands.get(name, (None, None))
-        wrong = (low is not None and value < low) or (high is not None and value > high)
-        failed |= wrong
-        print(f"  {name:<42} {value:9.3g}  {'OUTSIDE ' if wrong else ''}{bands.get(name, '')}")
-    return int(failed)
+    return int(judged(result, json.loads((HERE / "expected.json").read_text())["run"]))
 
 
 if __name__ == "__main__":

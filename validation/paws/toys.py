@@ -19,6 +19,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
+from common import columns_like, model_and_card
 
 from gbistat.data.events import Events, concatenate
 from gbistat.data.read import read_events
@@ -31,8 +32,7 @@ from gbistat.fit.result import FitOptions
 from gbistat.inference.mass_profile import MirroredProfile, SearchedProfile
 from gbistat.inference.profile import profile_interval
 from gbistat.likelihood.surface import RatioSurface
-from gbistat.terms.store import load_model, load_reference
-from gbistat.training.paws_card import load_paws_card
+from gbistat.terms.store import load_reference
 from gbistat.training.paws_dataset import read_signal
 from gbistat.training.splits import read_sample
 
@@ -100,10 +100,7 @@ class Pools:
 
 def pools(folder: Path, name: str, efficiency: float | None, rng: np.random.Generator) -> Pools:
     """Held-out events, and an analysis of as much background as toys have."""
-    model = load_model(name)
-    if model.directory is None:
-        raise SystemExit(f"{name} is not on disk")
-    card = load_paws_card(model.directory / "card.yaml")
+    model, card = model_and_card(name)
     background = read_sample(folder, card.background, card).part("data")
     window = MassWindow(*(model.spec.window or card.model.window))
     inside = background.in_window(window)
@@ -113,16 +110,16 @@ def pools(folder: Path, name: str, efficiency: float | None, rng: np.random.Gene
     for k, point in enumerate(points):
         own = unseen.select(point_of.ravel() == k)
         if len(own) >= FEWEST and not any(_on_node(m) for m in point):
-            parts.append(_plain(own, inside))
+            parts.append(columns_like(own, inside))
             signals[tuple(sorted(map(float, point), reverse=True))] = np.arange(begin, begin + len(own))
             begin += len(own)
     for item in card.benchmarks:
         own = read_events(folder / item.file, features=card.features, mass=card.mass).in_window(window)
         own = own.select(rng.permutation(len(own))[:MOST_SIGNAL])
-        parts.append(_plain(own, inside))
+        parts.append(columns_like(own, inside))
         signals[tuple(sorted(map(float, item.masses), reverse=True))] = np.arange(begin, begin + len(own))
         begin += len(own)
-    everything = concatenate([_plain(part, inside) for part in parts])
+    everything = concatenate([columns_like(part, inside) for part in parts])
     numbered = dataclasses.replace(
         everything,
         features=np.column_stack([everything.features, np.arange(len(everything), dtype=np.float64)]),
@@ -167,11 +164,6 @@ def _on_node(mass: float) -> bool:
 def _on_lattice(mass: float) -> bool:
     """Whether a mass is a node of the lattices, of which the finest has 16 steps in 25 GeV."""
     return abs((mass - 50.0) / 1.5625 - round((mass - 50.0) / 1.5625)) < 1e-4
-
-
-def _plain(events: Events, like: Events) -> Events:
-    """Features of the model alone."""
-    return dataclasses.replace(like, mass=events.mass, features=events.matrix(like.names), weights=None, notes=())
 
 
 def _improvement(
