@@ -131,7 +131,8 @@ def run_learned_signal(
         references = data.references(chosen.n_reference, rng=rng)
     with steps(f"{window}: lower limit"):
         limit = unrestricted_lower_limit(data.folds, references, cl=options.cl, scheme=data.scheme)
-        plain_limit = unrestricted_lower_limit(data.plain_folds, references, cl=options.cl, scheme=data.scheme)
+        alone = [reference.plain for reference in references]
+        plain_limit = unrestricted_lower_limit(data.plain_folds, alone, cl=options.cl, scheme=data.scheme)
         interval = class_interval(data.folds, cl=options.cl, scheme=data.scheme)
     with steps(f"{window}: samples of the signal"):
         found = _found(data, estimate, chosen, rng)

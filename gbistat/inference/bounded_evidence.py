@@ -66,6 +66,11 @@ class RatioReference:
             object.__setattr__(self, name, mixed)
             object.__setattr__(self, f"{name}_nulls", null)
 
+    @property
+    def plain(self) -> RatioReference:
+        """The same events with p_b alone as the null."""
+        return RatioReference(self.background, self.signal)
+
 
 @dataclass(frozen=True, eq=False)
 class BoundedEvidence:
@@ -86,19 +91,21 @@ class BoundedEvidence:
     tails: tuple[RatioTail, ...]
 
     @classmethod
-    def of(cls, fold: FoldRatios, reference: RatioReference, null: int, prior: FractionPrior) -> BoundedEvidence:
-        """Evidence of a fold against one of its null densities.
+    def of(
+        cls, fold: FoldRatios, reference: RatioReference, weights: FloatArray, prior: FractionPrior
+    ) -> BoundedEvidence:
+        """Evidence of a fold against one mixture of its null densities, with weights of shape (B,).
 
         Raises
         ------
         OptionError
-            If the alternative has a background of its own, or the reference lacks the null density.
+            If the alternative has a background of its own, or the reference lacks a null density.
         """
         if np.any(fold.alternative):
             raise OptionError("the unrestricted limit needs an alternative with the background p_b itself")
         w = prior.fractions
-        log_r = fold.log_alternatives(w) - fold.log_background[null]
-        tails = tuple(RatioTail.of(float(x), reference, null) for x in w)
+        log_r = fold.log_alternatives(w) - mixed_null(fold.log_background, weights)
+        tails = tuple(RatioTail.of(float(x), reference, weights) for x in w)
         return cls(log_r, w, tails)
 
     def log_e(self, w: float) -> FloatArray:
@@ -109,6 +116,13 @@ class BoundedEvidence:
             if cap > 1.0:
                 result[g] = float(np.minimum(self.log_r[g] - math.log1p(-w), math.log(cap)).sum())
         return result
+
+
+def mixed_null(log_nulls: FloatArray, weights: FloatArray) -> FloatArray:
+    """ln of a mixture of null densities, shape (n,), of their logs (B, n) and weights (B,)."""
+    used = np.flatnonzero(weights)
+    result: FloatArray = logsumexp(log_nulls[used], axis=0, b=np.asarray(weights)[used, None])
+    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,21 +139,21 @@ class RatioTail:
     """Cumulated sums over events with larger r: the weight over r^0 and r^1, and its square over r^0, r^1 and r^2."""
 
     @classmethod
-    def of(cls, w: float, reference: RatioReference, null: int) -> RatioTail:
-        """For the alternative with fraction w and one null density.
+    def of(cls, w: float, reference: RatioReference, weights: FloatArray) -> RatioTail:
+        """For the alternative with fraction w and a mixture of the null densities, with weights of shape (B,).
 
         Raises
         ------
         OptionError
-            If the reference lacks the null density.
+            If the reference has other null densities.
         """
         nulls_b, nulls_s = reference.background_nulls, reference.signal_nulls
-        if nulls_b is None or nulls_s is None or null >= min(len(nulls_b), len(nulls_s)):
-            raise OptionError(f"the references have no null density {null}")
+        if nulls_b is None or nulls_s is None or {len(nulls_b), len(nulls_s)} != {len(weights)}:
+            raise OptionError(f"the references do not have {len(weights)} null densities, as the folds do")
         ratio = np.concatenate([reference.background, reference.signal])
         share = reference.background.size / ratio.size
         log_q = np.logaddexp(math.log1p(-w), math.log(w) + ratio)
-        log_r = log_q - np.concatenate([nulls_b[null], nulls_s[null]])
+        log_r = log_q - np.concatenate([mixed_null(nulls_b, weights), mixed_null(nulls_s, weights)])
         weight = np.exp(log_q - np.logaddexp(math.log(share), math.log1p(-share) + ratio))
         order = np.argsort(-log_r)
         log_r, weight = log_r[order], weight[order]
@@ -166,5 +180,6 @@ class RatioTail:
 
         if surplus(1.0) <= 0.0:
             return 1.0
-        top = math.exp(float(self.log_r[0])) / (1.0 - w)
+        # (1 - w) E_b[g] + w c <= 1 leaves no c above 1 / w.
+        top = math.exp(min(float(self.log_r[0]) - math.log1p(-w), -math.log(w)))
         return float(brentq(surplus, 1.0, top, xtol=1e-9, rtol=1e-9)) if surplus(top) < 0.0 else top

@@ -6,7 +6,8 @@ of ``{w : e(w) < 1/alpha}``:
 
 `unrestricted_lower_limit`
     H(w) = all densities (1 - w) p_b + w f with **any** f (`gbistat.inference.bounded_evidence`). At w = 0 e is the e-value of
-    `gbistat.inference.split_likelihood`: the limit is above 0 where that is above 1/alpha.
+    `gbistat.inference.split_likelihood`: the limit is above 0 only where that reaches 1/alpha, for
+    every mixture of a composite null.
 
 `class_interval`
     H(w) = mixtures (1 - w) sum_j a_j p_b^(j) + sum_m b_m s_m with sum b = w over the networks' densities s_m: universal
@@ -30,7 +31,12 @@ from scipy.special import logsumexp
 from gbistat.errors import FitFailed, OptionError
 from gbistat.inference.bounded_evidence import BoundedEvidence
 from gbistat.inference.mixture_weights import maximise_mixture
-from gbistat.inference.split_likelihood import DEFAULT_PRIOR, common_backgrounds, log_sum_over_prior
+from gbistat.inference.split_likelihood import (
+    DEFAULT_PRIOR,
+    common_backgrounds,
+    discovery_evidence,
+    log_sum_over_prior,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -160,8 +166,7 @@ def unrestricted_lower_limit(
     Parameters
     ----------
     folds : sequence of FoldRatios
-        As `gbistat.inference.split_likelihood.discovery_evidence` takes them. With several null densities the limit is the
-        lowest of those that each of them alone gives; their mixtures are not tried.
+        As `gbistat.inference.split_likelihood.discovery_evidence` takes them.
     references : sequence of RatioReference
         One a fold.
     cl : float, default 0.95
@@ -183,30 +188,35 @@ def unrestricted_lower_limit(
     -----
     w is the fraction in a decomposition ``(1 - w) p_b + w f``. Where signal and background overlap, a part of the signal can be
     called background, and the limit is on what cannot.
+
+    With several null densities p_b may be any mixture of them. That the limit is 0 where some mixture describes the data without
+    signal is certain (the bound of `gbistat.inference.mixture_weights`). Above 0 the limit is the lowest of those against the mixture
+    that is most likely without signal and against each density alone: for another mixture it may be too high.
     """
     alpha = _alpha(cl)
     if len(references) != len(folds):
         raise OptionError(f"{len(references)} references for {len(folds)} folds; give one a fold")
     n_nulls = common_backgrounds(folds)
-    n_events = sum(fold.n_events for fold in folds)
-    for null in range(n_nulls):
-        # At w = 0 nothing is bounded: without evidence against background only the limit is 0, and needs no integrals.
-        logs = [(fold.log_alternatives(prior.fractions) - fold.log_background[null]).sum(axis=1) for fold in folds]
-        if _combine(logs, prior, scheme) + math.log(alpha) < 0.0:
-            return LowerLimit(0.0, cl, scheme, n_events)
-    parts = [
-        [BoundedEvidence.of(fold, reference, null, prior) for fold, reference in zip(folds, references, strict=True)]
-        for null in range(n_nulls)
-    ]
+    evidence = discovery_evidence(folds, scheme=scheme, prior=prior)
+    n_events = evidence.n_events
+    if evidence.log_e + math.log(alpha) < 0.0:
+        return LowerLimit(0.0, cl, scheme, n_events)
 
-    def excess(null: int, w: float) -> float:
-        return _combine([part.log_e(w) for part in parts[null]], prior, scheme) + math.log(alpha)
+    def bounded(weights: Sequence[FloatArray]) -> list[BoundedEvidence]:
+        return [BoundedEvidence.of(*parts, prior) for parts in zip(folds, references, weights, strict=True)]
 
+    def excess(null: list[BoundedEvidence], w: float) -> float:
+        return _combine([part.log_e(w) for part in null], prior, scheme) + math.log(alpha)
+
+    likely = evidence.null_weights if scheme == "average" else evidence.null_weights * len(folds)
+    nulls = [bounded(likely)]
+    if n_nulls > 1:
+        nulls += [bounded([corner] * len(folds)) for corner in np.eye(n_nulls)]
     low, worst = 1.0, 0
     while low > 0.0:
-        low = min(low, _first_crossing(partial(excess, worst)))
-        # Another density of the null may still be accepted at this limit; then its own limit is lower.
-        left = [excess(null, low) if null != worst else 0.0 for null in range(n_nulls)] if low > 0.0 else [0.0]
+        low = min(low, _first_crossing(partial(excess, nulls[worst])))
+        # Another background may still be accepted at this limit; then its own limit is lower.
+        left = [excess(null, low) if k != worst else 0.0 for k, null in enumerate(nulls)] if low > 0.0 else [0.0]
         worst = int(np.argmin(left))
         if left[worst] >= 0.0:
             break

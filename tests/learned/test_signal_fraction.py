@@ -18,6 +18,8 @@ from gbistat.inference.signal_fraction import (
 from gbistat.inference.split_likelihood import FoldRatios, FractionPrior, discovery_evidence
 
 MEAN, WIDTH = 1.5, 0.3
+ALONE = np.ones(1)
+"""Weight of the only null density."""
 
 
 def log_ratio(x, mean=MEAN, width=WIDTH):
@@ -46,12 +48,12 @@ def cap_by_quadrature(w1, w):
 def test_cap_makes_the_largest_expectation_over_all_signals_one(w1, w):
     c, largest = cap_by_quadrature(w1, w)
     assert largest == pytest.approx(1.0, abs=1e-6)
-    found = RatioTail.of(w1, reference(100_000), 0).cap(w)
+    found = RatioTail.of(w1, reference(100_000), ALONE).cap(w)
     assert 0.95 * c < found < c  # below by the caution, two Monte Carlo errors
 
 
 def test_nothing_is_gained_against_a_null_that_holds_the_alternative():
-    assert RatioTail.of(0.02, reference(), 0).cap(0.05) == 1.0
+    assert RatioTail.of(0.02, reference(), ALONE).cap(0.05) == 1.0
 
 
 def test_limit_is_above_zero_where_the_evidence_is_above_one_over_alpha():
@@ -80,27 +82,43 @@ def test_limits_exceed_the_truth_rarely_whatever_the_signal():
     assert sum(above.values()) <= 10
 
 
-def test_several_nulls_give_the_lowest_limit_of_each():
-    rng = np.random.default_rng(6)
-    x = np.r_[rng.standard_normal(900), rng.normal(MEAN, WIDTH, 100)]
-    shifts, prior = (0.0, 0.15), FractionPrior(np.array([0.05, 0.1]))
-    nulls = np.array([norm.logpdf(x, s) - norm.logpdf(x) for s in shifts])
-    n = 5000
-    xb, xs = rng.standard_normal(n), rng.normal(MEAN, WIDTH, n)
-    other = [np.array([norm.logpdf(y, s) - norm.logpdf(y) for s in shifts]) for y in (xb, xs)]
-    both = RatioReference(log_ratio(xb)[None], log_ratio(xs)[None], *other)
-    ratio = log_ratio(x)[None]
-    alone = [
-        unrestricted_lower_limit(
-            [FoldRatios(ratio, nulls[k][None])],
-            [RatioReference(log_ratio(xb)[None], log_ratio(xs)[None], other[0][k][None], other[1][k][None])],
-            prior=prior,
-        ).low
-        for k in range(2)
-    ]
-    together = unrestricted_lower_limit([FoldRatios(ratio, nulls)], [both], prior=prior).low
-    assert alone[1] < alone[0]
-    assert together == pytest.approx(min(alone), rel=1e-3)
+def composite(x, log_nulls, scheme, prior):
+    """Lower limit and ln e of halves of the events."""
+    rng = np.random.default_rng(12)
+    xb, xs = rng.standard_normal(5000), rng.normal(MEAN, WIDTH, 5000)
+    references = [RatioReference(log_ratio(xb)[None], log_ratio(xs)[None], log_nulls(xb), log_nulls(xs))] * 2
+    folds = [FoldRatios(log_ratio(part)[None], log_nulls(part)) for part in np.split(x, 2)]
+    low = unrestricted_lower_limit(folds, references, scheme=scheme, prior=prior).low
+    return low, discovery_evidence(folds, scheme=scheme, prior=prior).log_e
+
+
+@pytest.mark.parametrize("scheme", ["average", "product"])
+def test_several_nulls_give_a_limit_below_that_of_each(scheme):
+    def shifted(y):
+        return np.array([norm.logpdf(y, s) - norm.logpdf(y) for s in (0.0, 0.15)])
+
+    rng, prior = np.random.default_rng(6), FractionPrior(np.array([0.05, 0.1]))
+    x = rng.permutation(np.r_[rng.standard_normal(1800), rng.normal(MEAN, WIDTH, 200)])
+    alone = [composite(x, lambda y, k=k: shifted(y)[k][None], scheme, prior)[0] for k in range(2)]
+    assert 0.0 < composite(x, shifted, scheme, prior)[0] <= min(alone) * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("scheme", ["average", "product"])
+def test_background_that_is_a_mixture_of_the_null_gives_no_limit(scheme):
+    """Each density alone is excluded: only between them lies what the events were drawn from."""
+
+    def bumps(y):
+        return np.array([np.zeros(len(y)), np.log(0.88 + 0.12 * np.exp(log_ratio(y)))])
+
+    rng, prior = np.random.default_rng(13), FractionPrior(np.array([0.02, 0.04, 0.08]))
+    x = rng.permutation(np.r_[rng.standard_normal(2880), rng.normal(MEAN, WIDTH, 120)])
+    low, log_e = composite(x, bumps, scheme, prior)
+    assert low == 0.0
+    assert log_e < math.log(20.0)
+    for k in range(2):
+        low, log_e = composite(x, lambda y, k=k: bumps(y)[k][None], scheme, prior)
+        assert low > 0.0
+        assert log_e > math.log(20.0)
 
 
 def test_class_interval_of_one_density_is_the_set_of_the_split_likelihood_ratio():
