@@ -287,6 +287,7 @@ def _fit_window(options: RunOptions, analysis: Analysis, steps: Steps, *, own_in
     window = analysis.window
     with steps(f"{window}: fit and intervals"):
         best = fit(analysis.nll, options=FitOptions(minimizer="migrad")).raise_if_invalid()
+        best = best if analysis.masses is None else analysis.masses.with_scale(best)
         poi = analysis.model.poi
         levels = _levels(options.cl)
         intervals = {}
@@ -333,7 +334,9 @@ def _profile(analysis: Analysis, name: str, best: FitResult, known: Mapping[str,
         for other in analysis.masses.names:
             if other in known:
                 return MirroredProfile(known[other], name)
-    return SearchedProfile(analysis.nll, name, analysis.masses.search, best, analysis.masses.basins)
+    known_masses = analysis.masses
+    scale = known_masses.scale.get(name)
+    return SearchedProfile(analysis.nll, name, known_masses.search, best, known_masses.basins, scale)
 
 
 def _levels(cl: float) -> tuple[float, ...]:

@@ -197,6 +197,7 @@ def build_analysis(
             spurious=spec.signal.spurious.sigma or 0.0,
             profiled=builder.ratios if spec.signal.ensemble == "profiled" else (),
             fraction=None if spec.signal.modes is None else spec.signal.modes.fraction,
+            scale=spec.signal.mass_scale,
         )
         kappa_sigma = masses.kappa_sigma
     if spec.signal.ensemble == "profiled":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gbistat.errors import ModelError
+from gbistat.errors import ModelError, nearest
 from gbistat.likelihood.constraints import NormalConstraint
 from gbistat.likelihood.parameters import Parameter
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
     from gbistat.terms.model_spec import ParameterSpec
     from gbistat.terms.network import NetworkTerm
+    from gbistat.terms.signal_spec import MassScaleSpec
     from gbistat.typing import FloatArray
 
-__all__ = ["mass_parameter", "mass_ranges", "share_constraint", "share_parameter"]
+__all__ = ["check_scale", "mass_parameter", "mass_ranges", "share_constraint", "share_parameter"]
 
 
 def mass_ranges(terms: Sequence[NetworkTerm], declared: Mapping[str, ParameterSpec]) -> dict[str, tuple[float, float]]:
@@ -48,6 +49,15 @@ def mass_parameter(name: str, axis: FloatArray, spec: ParameterSpec | None) -> P
             f"{name} = {start:g} is outside {low:g} to {high:g}, where the ratio was learned; choose a value inside"
         )
     return Parameter(name, start, low, high, spec is not None and spec.fixed)
+
+
+def check_scale(scale: Mapping[str, MassScaleSpec], names: Sequence[str]) -> None:
+    """That errors of the mass scale are of masses that the ratio depends on."""
+    for name in scale:
+        if name not in names:
+            raise ModelError(
+                f"signal.mass_scale names {name!r}, on which no ratio of the signal depends; {nearest(name, names)}"
+            )
 
 
 def share_parameter(name: str, spec: ParameterSpec | None) -> Parameter:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gbistat.errors import ModelError
 from gbistat.fit.basins import refine_minima
-from gbistat.fit.mass_parameters import mass_parameter, mass_ranges, share_constraint, share_parameter
+from gbistat.fit.mass_parameters import check_scale, mass_parameter, mass_ranges, share_constraint, share_parameter
 from gbistat.fit.nuisances import with_ensembles, with_spurious_signal
 from gbistat.fit.plane import fit_from_map, search_plane
 from gbistat.likelihood.held import with_held_ratios
@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from gbistat.fit.build import Analysis
     from gbistat.fit.interpolation import Interpolation
     from gbistat.fit.plane import PlaneSearch
+    from gbistat.fit.result import FitResult
     from gbistat.likelihood.constraints import Constraint
     from gbistat.likelihood.kappa import Kappa
     from gbistat.likelihood.model import Model
     from gbistat.likelihood.theta_grid import ThetaGrid
     from gbistat.terms.model_spec import ParameterSpec
     from gbistat.terms.network import NetworkTerm
+    from gbistat.terms.signal_spec import MassScaleSpec
     from gbistat.typing import FloatArray
 
 __all__ = ["FreeMasses", "free_masses", "with_free_masses", "with_held_masses", "with_other_events"]
@@ -77,6 +79,8 @@ class FreeMasses:
         What splines in place of the network do to the lowest; ``None`` where no signal is seen or the masses are held.
     exchangeable : bool
         Whether the ratio is the same with both masses exchanged.
+    scale : mapping of str to MassScaleSpec
+        Error of the network on each mass.
     """
 
     grid: ThetaGrid
@@ -93,6 +97,7 @@ class FreeMasses:
     basins: tuple[Basin, ...] = ()
     interpolation: Interpolation | None = None
     exchangeable: bool = False
+    scale: Mapping[str, MassScaleSpec] = field(default_factory=dict)
 
     def sigma(self, values: Mapping[str, float]) -> float:
         """Standard deviation of ln kappa of all ratios together at some masses, and some share of decay modes.
@@ -114,6 +119,16 @@ class FreeMasses:
         """Names of the masses."""
         return self.grid.names
 
+    def with_scale(self, result: FitResult) -> FitResult:
+        """Same fit with the errors of the mass scale in those of free masses, and in its covariance."""
+        covariance = result.covariance.copy()
+        for name, item in self.scale.items():
+            if name not in result.fixed:
+                index = result.names.index(name)
+                covariance[index, index] += item.sigma(result.value(name)) ** 2
+        errors = np.where(np.isfinite(result.errors), np.sqrt(np.maximum(np.diag(covariance), 0.0)), result.errors)
+        return dataclasses.replace(result, covariance=covariance, errors=errors)
+
 
 def with_free_masses(
     model: Model,
@@ -127,6 +142,7 @@ def with_free_masses(
     spurious: float = 0.0,
     profiled: Sequence[NetworkTerm] = (),
     fraction: str | None = None,
+    scale: Mapping[str, MassScaleSpec] | None = None,
 ) -> tuple[Model, FreeMasses]:
     """Model whose signal has a ratio that depends on parameters, starting at the values that fit best.
 
@@ -148,6 +164,8 @@ def with_free_masses(
         Kept in the result, for the same model at other masses.
     fraction : str, optional
         Name of the share of the second of two terms, which are decay modes.
+    scale : mapping of str to MassScaleSpec, optional
+        Error of the network on each mass.
 
     Returns
     -------
@@ -158,8 +176,9 @@ def with_free_masses(
     Raises
     ------
     ModelError
-        If there are several such ratios that are no decay modes, two modes depend on different parameters, or there are no
-        reference events.
+        If there are several such ratios that are no decay modes, two modes depend on different parameters, there are no
+        reference events, or an error of the mass scale names no mass, or is not the same for
+        masses that can be exchanged.
     FitFailed
         If the fit without signal is not valid.
 
@@ -173,6 +192,7 @@ def with_free_masses(
             "no common normalisation yet: export them as one term, or name two decay modes in signal.modes"
         )
     term = terms[0]
+    check_scale(scale or {}, tuple(item.name for item in term.metadata.parameters))
     names = [tuple(item.name for item in one.metadata.parameters) for one in terms]
     if len(set(names)) > 1:
         raise ModelError(
@@ -211,6 +231,10 @@ def with_free_masses(
     )
     found = _search(model, events, grid, factor, fraction)
     model = found.model
+    if found.exchangeable and len({(scale or {}).get(name) for name in grid.names}) > 1:
+        raise ModelError(
+            f"the masses {' and '.join(grid.names)} can be exchanged, so signal.mass_scale must say the same of both"
+        )
     # The means over reference events are as right as the weights that these have, and those come from the ratio as it was exported.
     own = [one.metadata.log_kappa.sigma for one in terms if one.metadata.log_kappa is not None]
     other_sigma = math.hypot(other_sigma, max(own, default=0.0)) if pool.weights is not None else other_sigma
@@ -229,6 +253,7 @@ def with_free_masses(
         found.basins,
         found.interpolation,
         found.exchangeable,
+        scale or {},
     )
     return model, dataclasses.replace(known, kappa_sigma=known.sigma(_starts(model)))
 

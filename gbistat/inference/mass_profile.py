@@ -1,4 +1,4 @@
-"""Profile likelihood where the masses of the signal are free: many local minima, so each conditional fit is searched for.
+r"""Profile likelihood where the masses of the signal are free: many local minima, so each conditional fit is searched for.
 
 Fits that only follow their neighbours stay in one basin: the mirror image of two exchanged masses, or a fluctuation somewhere else
 in the plane, goes unseen, and an interval that should have two pieces has one. Here each conditional fit also starts from the maxima
@@ -6,6 +6,13 @@ that the map of :mod:`gbistat.fit.plane` has at the tested value, and the lowest
 
 Where the minima that matter are known beforehand, each in a box (:mod:`gbistat.fit.basins`), a fit in each box that holds the tested value is enough; outside of
 all boxes q is far above what intervals ask for, and is read off the map.
+
+A network finds a signal of mass m at m' beside it, by an error of known size sigma that more data do not make smaller. m' is then what the ratio
+knows, and m is what intervals are about:
+
+.. math:: q(m) = \min_{m'} \left[ q'(m') + \frac{(m' - m)^2}{\sigma^2(m)} \right],
+
+one fit with m' free and a Gaussian constraint on it, as for any nuisance parameter with an auxiliary measurement.
 """
 
 from __future__ import annotations
@@ -22,6 +29,8 @@ from gbistat.fit.basins import within
 from gbistat.fit.minimize import fit
 from gbistat.fit.plane import WORTH, PlaneSearch
 from gbistat.inference.profile import Profile
+from gbistat.likelihood.constraints import NormalConstraint
+from gbistat.likelihood.nll import NLL
 from gbistat.likelihood.parameters import index_of
 
 if TYPE_CHECKING:
@@ -29,7 +38,7 @@ if TYPE_CHECKING:
 
     from gbistat.fit.basins import Basin
     from gbistat.fit.result import FitResult
-    from gbistat.likelihood.nll import NLL
+    from gbistat.terms.signal_spec import MassScaleSpec
     from gbistat.typing import FloatArray
 
 __all__ = ["MirroredProfile", "SearchedProfile"]
@@ -42,6 +51,8 @@ MINIMA = 12
 """Maxima of the map from which full fits look for further minima at most."""
 ROW_STARTS = 3
 """Maxima of a row of the map that a conditional fit starts from at most."""
+BEYOND = 5.0
+"""Errors of the mass scale beyond a box up to which its fits answer for a mass."""
 
 
 class SearchedProfile(Profile):
@@ -59,6 +70,8 @@ class SearchedProfile(Profile):
         The global fit (:func:`gbistat.fit.plane.global_fit`).
     basins : sequence of Basin
         Minima that matter; empty if they are to be looked for.
+    scale : MassScaleSpec, optional
+        Error of the network on this mass. It needs boxes; without any, no signal is seen, and intervals are far wider than it.
     """
 
     def __init__(
@@ -68,10 +81,11 @@ class SearchedProfile(Profile):
         search: PlaneSearch,
         best: FitResult | None = None,
         basins: Sequence[Basin] = (),
+        scale: MassScaleSpec | None = None,
     ) -> None:
         self.search = search
         self._hints: tuple[float, ...] | None = None
-        self._boxes = [_Box(nll, poi, search.names, basin) for basin in basins]
+        self._boxes = [_Box(nll, poi, search.names, basin, scale) for basin in basins]
         self._mass_indices = [index_of(name, nll.parameters) for name in search.names]
         super().__init__(nll, poi, best)
 
@@ -149,6 +163,8 @@ class SearchedProfile(Profile):
                 return far
             if far > SURE and not self._boxes:
                 return far
+            if self._boxes and not any(box.encloses(value) for box in self._boxes):
+                return min(far, super().q(value))
         return super().q(value)
 
     def _far(self, value: float) -> float:
@@ -212,11 +228,14 @@ class SearchedProfile(Profile):
 class _Box:
     """Conditional fits inside the box of one basin, each begun at the nearest one made before."""
 
-    def __init__(self, nll: NLL, poi: str, names: Sequence[str], basin: Basin) -> None:
+    def __init__(
+        self, nll: NLL, poi: str, names: Sequence[str], basin: Basin, scale: MassScaleSpec | None = None
+    ) -> None:
         self.nll = within(nll, names, basin.low, basin.high)
         self.poi = poi
         self.index = index_of(poi, nll.parameters)
         self.number = names.index(poi) if poi in names else None
+        self.scale = scale if self.number is not None else None
         self.basin = basin
         self.names = tuple(names)
         self._without: float | None = None
@@ -226,28 +245,54 @@ class _Box:
             self.begin[index_of(name, nll.parameters)] = value
         self._points: dict[float, FloatArray] = {}
 
-    def holds(self, value: float) -> bool:
-        """Whether a fit here may answer for a value."""
+    def sigma(self, value: float) -> float:
+        """Error of the mass scale at a value of the parameter."""
+        return 0.0 if self.scale is None else self.scale.sigma(value)
+
+    def encloses(self, value: float) -> bool:
+        """Whether a value is inside the box; of a parameter that is no mass, whether the box is no mirror image."""
         if self.number is None:
             return self.basin.mirror is None
         return self.basin.covers(self.number, value)
 
+    def holds(self, value: float) -> bool:
+        """Whether a fit here may answer for a value."""
+        if self.number is None:
+            return self.encloses(value)
+        reach = BEYOND * self.sigma(value)
+        return bool(self.basin.low[self.number] - reach <= value <= self.basin.high[self.number] + reach)
+
     def conditional(self, value: float) -> FitResult | None:
-        """Fit with the parameter held; ``None`` if it is not valid."""
+        """Fit with the parameter held, or within the error of its scale; ``None`` if it is not valid."""
         begin = self._guess(value)
+        sigma = self.sigma(value)
+        nll = self._constrained(value, sigma) if sigma > 0 else self.nll
+        fixed = {} if sigma > 0 else {self.poi: value}
         held = {name: float(begin[index_of(name, self.nll.parameters)]) for name in self.names}
-        found = self._fit({**held, self.poi: value}, begin)
+        found = self._fit({**held, **fixed}, begin, nll)
         # Where hardly any signal is left the masses are not determined, and a fit that moves them goes nowhere.
         if found is None or self._null() - found.nll > LITTLE:
-            free = self._fit({self.poi: value}, begin if found is None else found.values)
+            free = self._fit(fixed, begin if found is None else found.values, nll)
             found = free or found
-        if found is not None:
-            self._points[value] = found.values
+        if found is None:
+            return None
+        self._points[value] = found.values
+        if not fixed:
+            values = found.values.copy()
+            values[self.index] = value
+            found = dataclasses.replace(found, values=values, fixed=(*found.fixed, self.poi))
         return found
 
-    def _fit(self, fixed: dict[str, float], begin: FloatArray) -> FitResult | None:
+    def _constrained(self, value: float, sigma: float) -> NLL:
+        """Likelihood in which the ratio's mass is a measurement of the parameter."""
+        constraints = (*self.nll.constraints, NormalConstraint(self.poi, value, sigma))
+        return NLL(
+            self.nll.parameters, self.nll.mixtures, constraints, poi=self.nll.poi, convex=self.nll.convex - {self.poi}
+        )
+
+    def _fit(self, fixed: dict[str, float], begin: FloatArray, nll: NLL | None = None) -> FitResult | None:
         with suppress(FitFailed):
-            result = fit(self.nll, fixed=fixed, start=begin)
+            result = fit(self.nll if nll is None else nll, fixed=fixed, start=begin)
             return result if result.valid else None
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -11,7 +12,7 @@ from gbistat.terms.metadata import TermName  # noqa: TC001  # pydantic reads ann
 from gbistat.terms.shape_spec import ShapeSpec  # noqa: TC001
 from gbistat.terms.validation import NonNegative, Positive, Record, Text
 
-__all__ = ["ModesSpec", "SignalSpec", "SpuriousSpec", "YieldSpec"]
+__all__ = ["MassScaleSpec", "ModesSpec", "SignalSpec", "SpuriousSpec", "YieldSpec"]
 
 
 class YieldSpec(Record):
@@ -43,6 +44,25 @@ class ModesSpec(Record):
     fraction: Text = "alpha"
 
 
+class MassScaleSpec(Record):
+    """Error of a mass of the signal that more data do not make smaller: the network finds a signal of mass m somewhat off m.
+
+    Parameters
+    ----------
+    absolute : float
+        In the unit of the mass.
+    relative : float
+        As a share of the mass; both add in quadrature.
+    """
+
+    absolute: NonNegative = 0.0
+    relative: NonNegative = 0.0
+
+    def sigma(self, mass: float) -> float:
+        """Standard deviation at a mass, in its unit."""
+        return math.hypot(self.absolute, self.relative * mass)
+
+
 class SignalSpec(Record):
     """Signal: its mass shape, ratio terms in the features, yield and uncertainties; or its density, learned from the data.
 
@@ -65,6 +85,8 @@ class SignalSpec(Record):
     grid_step : dict of str to float
         For ratios that depend on parameters of the signal: largest distance of the nodes at which they are evaluated, by
         parameter; by default 1/22 of its range.
+    mass_scale : dict of str to MassScaleSpec
+        For such ratios: standard deviation by which their parameters may be off; constrained nuisance parameters of the fit.
     ensemble : {"mean", "profiled"}
         Whether the spread of the members of each ratio is profiled: a nuisance parameter a member. It needs reference events.
     """
@@ -77,6 +99,7 @@ class SignalSpec(Record):
     spurious: SpuriousSpec = Field(default_factory=SpuriousSpec)
     efficiency: dict[str, Positive] = Field(default_factory=dict)
     grid_step: dict[str, Positive] = Field(default_factory=dict)
+    mass_scale: dict[str, MassScaleSpec] = Field(default_factory=dict)
     ensemble: Literal["mean", "profiled"] = "mean"
 
     @property

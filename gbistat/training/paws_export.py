@@ -12,6 +12,7 @@ import numpy as np
 from gbistat.errors import OutputError, TermError
 from gbistat.terms.metadata import TERM_SCHEMA, TermMetadata
 from gbistat.terms.network import NetworkTerm
+from gbistat.terms.signal_spec import MassScaleSpec
 from gbistat.terms.store import member_records, save_model
 from gbistat.terms.validation import validate
 from gbistat.training.card import dump_card
@@ -31,6 +32,7 @@ from gbistat.training.paws_generated import load_paws_generator
 from gbistat.training.paws_grading import PawsGrader, as_paws_events, fit_paws_shapes
 from gbistat.training.paws_model_card import paws_model_card
 from gbistat.training.paws_run import load_paws_run
+from gbistat.training.paws_scale import scale_study
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,12 +106,20 @@ def export_paws(run_directory: str | Path, output: str | Path, *, overwrite: boo
     term = _term(run, graphs, log_kappa=log_kappa, parity=parity)
     reference = _reference(run, grader, term)
     checks: Any = rounded(
-        {"log_kappa": record, **grader.grade(term, reference), "mass_shapes": shapes.checks},
+        {
+            "log_kappa": record,
+            **grader.grade(term, reference),
+            "mass_scale": scale_study(term.without_range_check(), grader.signal, card),
+            "mass_shapes": shapes.checks,
+        },
     )
     term = _term(run, graphs, log_kappa=log_kappa, parity=parity, checks=checks)
+    spec = model_spec(run, shapes)
+    scale = {name: MassScaleSpec(**item) for name, item in checks["mass_scale"].get("error", {}).items()}
+    signal = spec.signal.model_copy(update={"mass_scale": scale})
     return save_model(
         output,
-        model_spec(run, shapes),
+        spec.model_copy(update={"signal_": signal}),
         terms=[term],
         reference=reference,
         reference_description=_reference_description(card),

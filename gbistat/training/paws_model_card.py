@@ -227,7 +227,7 @@ Keras and ONNX differ by at most {parity.max_abs:.1e} in the logit on {parity.n_
 18.8 at (300, 300) and 13.5 at (500, 100), on other events. closure: fitted over true share, for a share of 1 %, of a mixture of held-out events, features only. masses found: where the summed ln r of the signal
 events is largest, with its statistical error.)
 
-{_shifts_text(card, unseen)}
+{_shifts_text(card, unseen, _dict(term.checks["mass_scale"]))}
 
 Calibration: share of signal among events with predicted share c = r / (1 + r), classes balanced:
 
@@ -302,7 +302,7 @@ def _shown(card: PawsCard, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [ordered[round(k)] for k in np.linspace(0, len(ordered) - 1, SHOWN)]
 
 
-def _shifts_text(card: PawsCard, rows: list[dict[str, Any]]) -> str:
+def _shifts_text(card: PawsCard, rows: list[dict[str, Any]], scale: dict[str, Any]) -> str:
     found = [
         (
             _truth(card, row),
@@ -325,7 +325,37 @@ def _shifts_text(card: PawsCard, rows: list[dict[str, Any]]) -> str:
 
 | mass | range ({card.unit}) | points | shift (%) | mean pull | its spread |
 |---|---|---|---|---|---|
-{lines}"""
+{lines}
+
+{_scale_text(card, scale)}"""
+
+
+def _scale_text(card: PawsCard, scale: dict[str, Any]) -> str:
+    cells = scale.get("cells", [])
+    if "error" not in scale:
+        return "There was too little held-out signal to look at the mass scale."
+    lines = "\n".join(
+        f"| {row['mean_masses'][0]:.0f}, {row['mean_masses'][1]:.0f} | {row['n_events']} | "
+        + " | ".join(
+            f"{100 * shift:+.2f} +- {100 * sigma / np.sqrt(row['n_events']):.2f}"
+            for shift, sigma in zip(row["shift"], row["sigma_of_one_event"], strict=True)
+        )
+        + " |"
+        for row in cells
+    )
+    names = ("larger", "smaller") if card.symmetric else card.masses
+    errors = "; ".join(
+        f"{name}: {item['absolute']:.3g} {card.unit} and {100 * item['relative']:.2g} %, added in quadrature"
+        for name, item in scale["error"].items()
+    )
+    return f"""The same of held-out signal of masses that were trained, in cells of both masses:
+
+| mean masses ({card.unit}) | events | {names[0]}: shift (%) | {names[1]}: shift (%) |
+|---|---|---|---|
+{lines}
+
+What these shifts have beside their statistical errors is the error of the mass scale in `signal.mass_scale`, a constrained nuisance
+parameter of each mass ({errors})."""
 
 
 def _mass_shapes(card: PawsCard, shapes: MassShapes) -> str:

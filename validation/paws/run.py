@@ -1,7 +1,7 @@
 """A signal of unknown masses among held-out simulated dijets: strength and masses from the shipped parametrised ratio.
 
     python validation/paws/run.py --events DIR [--quick]
-    python validation/paws/run.py --events DIR --toys 100 --checkpoint toys.jsonl [--model DIR] [--efficiency 0.09]
+    python validation/paws/run.py --events DIR --toys 100 --more MORE --checkpoint toys.jsonl [--model DIR] [--efficiency 0.09]
     python validation/paws/run.py --events DIR --speed
 
 Background is the part `data` of the split that the card of `dijet-paws` records (it trained nothing and normalises nothing); 100 events
@@ -56,7 +56,9 @@ def run_toys(arguments: argparse.Namespace) -> int:
 
     if arguments.checkpoint is None:
         raise SystemExit("--toys needs --checkpoint FILE: the study is long")
-    rows = toys.study(arguments.events, arguments.model, arguments.toys, arguments.checkpoint, arguments.efficiency)
+    rows = toys.study(
+        arguments.events, arguments.more, arguments.model, arguments.toys, arguments.checkpoint, arguments.efficiency
+    )
     print()
     return int(judged(toys.table(rows), json.loads((HERE / "expected.json").read_text())["toys"]))
 
@@ -74,6 +76,7 @@ def main() -> int:
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="toys made so far; the study goes on from there"
     )
+    parser.add_argument("--more", type=Path, metavar="MORE", help="folder that more_events.py filled, for toys")
     parser.add_argument("--model", default=MODEL, help="name or folder of the model")
     parser.add_argument("--efficiency", type=float, metavar="SIGMA", help="relative error of the efficiency, for toys")
     parser.add_argument("--speed", action="store_true", help="time of a full fit of 120,000 events instead")

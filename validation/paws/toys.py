@@ -1,13 +1,14 @@
 """Toys of a signal of unknown masses in simulated dijets: pulls, coverage and masses. Called by run.py --toys N.
 
-Each toy is a window of 20,000 expected background events, drawn with Poisson counts from held-out simulated background (part `data` of the split
-that the model's card records), and signal that trained nothing: half of the toys the benchmark of 500 and 100 GeV, half whole mass points that the split
-keeps from training, which lie off the nodes of the grid. Auxiliary measurements (the sidebands) fluctuate. Networks are evaluated once for each event of
-the pools and node; toys look that up.
+Each toy is a window of 20,000 expected background events and signal of one mass point: random parts, **without replacement**, of held-out simulated background
+(part `data` of the split that the model's card records, and what `more_events.py` made) and of signal at masses that trained nothing, with
+Poisson counts. So each toy by itself is an honest sample of what the simulation draws from, and its intervals shall cover with their probability; toys
+share events, which makes their average less certain than their number says, and nothing else. (Toys drawn with replacement from a pool of N events fluctuate
+about the pool instead: sqrt(1 + n / N) times as wide as intervals are. So did an earlier version of this study, 49-60 % for 68 %.)
 
-The pool of background is smaller than a toy, and all toys share it: its own fluctuation moves all pulls at the same masses together, by up to
-sqrt(20,000 / pool) = 1.2 of the part of their width that background makes. The benchmark's mean pull has that error beside the printed one; over the
-many parametric masses it averages out. Toys without signal say what the pool does by itself; they take long (many small minima) and one in ten is made.
+A quarter of the toys has the benchmark of 500 and 100 GeV, the others go through the random mass points of `more_events.py`. Points with too few events for a
+share of signal are left out there. Auxiliary measurements (the sidebands) fluctuate. Networks are evaluated once for each event of the pools and node; toys look that up.
+Toys without signal take long (many small minima), and one in ten is made.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from gbistat.inference.mass_profile import MirroredProfile, SearchedProfile
 from gbistat.inference.profile import profile_interval
 from gbistat.likelihood.surface import RatioSurface
 from gbistat.terms.store import load_reference
-from gbistat.training.paws_dataset import read_signal
 from gbistat.training.splits import read_sample
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ SHARES = (0.0, 0.003, 0.006, 0.01, 0.02)
 WITHOUT = 10
 """One toy in this many is made without signal too."""
 ROW = "pool_row"
-FEWEST = 100
-"""Events in the window that a mass point needs."""
 MOST_SIGNAL = 4000
+ABOVE = 4.0
+"""Standard deviations of a Poisson count above its mean that pools must hold."""
 
 
 class Remembered:
@@ -98,28 +98,32 @@ class Pools:
     improvement: dict[str, float]
 
 
-def pools(folder: Path, name: str, efficiency: float | None, rng: np.random.Generator) -> Pools:
-    """Held-out events, and an analysis of as much background as toys have."""
+def pools(folder: Path, more: Path | None, name: str, efficiency: float | None, rng: np.random.Generator) -> Pools:
+    """Events that trained nothing, and an analysis of as much background as toys have."""
     model, card = model_and_card(name)
     background = read_sample(folder, card.background, card).part("data")
     window = MassWindow(*(model.spec.window or card.model.window))
     inside = background.in_window(window)
-    parts, signals, begin = [inside], {}, len(inside)
-    unseen = read_signal(folder, card).part("data").in_window(window)
-    points, point_of = np.unique(unseen.matrix(card.masses), axis=0, return_inverse=True)
-    for k, point in enumerate(points):
-        own = unseen.select(point_of.ravel() == k)
-        if len(own) >= FEWEST and not any(_on_node(m) for m in point):
-            parts.append(columns_like(own, inside))
-            signals[tuple(sorted(map(float, point), reverse=True))] = np.arange(begin, begin + len(own))
-            begin += len(own)
+    extra = [
+        columns_like(read_events(file, features=card.features, mass=card.mass).in_window(window), inside)
+        for file in _files(more, "qcd_*.h5")
+    ]
+    parts, signals = [columns_like(inside, inside), *extra], {}
+    n_background = begin = sum(map(len, parts))
+    columns = [item.column for item in card.parameters]
+    for file in _files(more, "signal_*.h5"):
+        own = read_events(file, features=(*card.features, *columns), mass=card.mass).in_window(window)
+        point = tuple(sorted((float(own.feature(column)[0]) for column in columns), reverse=True))
+        parts.append(columns_like(own, inside))
+        signals[point] = np.arange(begin, begin + len(own))
+        begin += len(own)
     for item in card.benchmarks:
         own = read_events(folder / item.file, features=card.features, mass=card.mass).in_window(window)
         own = own.select(rng.permutation(len(own))[:MOST_SIGNAL])
         parts.append(columns_like(own, inside))
         signals[tuple(sorted(map(float, item.masses), reverse=True))] = np.arange(begin, begin + len(own))
         begin += len(own)
-    everything = concatenate([columns_like(part, inside) for part in parts])
+    everything = concatenate(parts)
     numbered = dataclasses.replace(
         everything,
         features=np.column_stack([everything.features, np.arange(len(everything), dtype=np.float64)]),
@@ -128,7 +132,7 @@ def pools(folder: Path, name: str, efficiency: float | None, rng: np.random.Gene
     )
     terms = {key: Remembered(term, everything) for key, term in model.terms.items()}
     improvement = {
-        f"{a:g}, {b:g}": _improvement(terms, numbered, np.arange(len(inside)), rows, card.masses, (a, b))
+        f"{a:g}, {b:g}": _improvement(terms, numbered, np.arange(n_background), rows, card.masses, (a, b))
         for (a, b), rows in signals.items()
     }
     # As much of the spectrum as toys expect, for the sidebands and their error.
@@ -142,7 +146,7 @@ def pools(folder: Path, name: str, efficiency: float | None, rng: np.random.Gene
         names=(*wide.names, ROW),
         units={**wide.units, ROW: "1"},
     )
-    nominal = numbered.select(np.repeat(np.arange(len(inside)), rng.poisson(scale, len(inside))))
+    nominal = numbered.select(np.sort(rng.choice(n_background, EXPECTED, replace=n_background < EXPECTED)))
     spec = model.spec
     if efficiency is not None:
         signal = spec.signal.model_copy(update={"efficiency": {"efficiency": efficiency}})
@@ -154,11 +158,16 @@ def pools(folder: Path, name: str, efficiency: float | None, rng: np.random.Gene
         terms=terms,
         pool=load_reference(model),  # type: ignore[arg-type]
     )
-    return Pools(analysis, numbered, np.arange(len(inside)), signals, improvement)
+    return Pools(analysis, numbered, np.arange(n_background), signals, improvement)
 
 
-def _on_node(mass: float) -> bool:
-    return abs(mass / 25.0 - round(mass / 25.0)) < 1e-6
+def _files(folder: Path | None, pattern: str) -> list[Path]:
+    return [] if folder is None else sorted(folder.glob(pattern))
+
+
+def _most(expected: float) -> float:
+    """Events that a pool must hold for Poisson counts of a mean."""
+    return expected + ABOVE * float(np.sqrt(expected))
 
 
 def _on_lattice(mass: float) -> bool:
@@ -187,7 +196,9 @@ def one_toy(source: Pools, point: tuple[float, float], share: float, rng: np.ran
     begin = time.process_time()
     count = rng.poisson(EXPECTED)
     n_signal = rng.poisson(share * EXPECTED)
-    rows = np.r_[rng.choice(source.background, count), rng.choice(source.signals[point], n_signal)]
+    rows = np.r_[
+        rng.choice(source.background, count, replace=False), rng.choice(source.signals[point], n_signal, replace=False)
+    ]
     rows = np.sort(rows)
     events = source.events.select(rows)
     nominal = source.analysis
@@ -227,7 +238,7 @@ def one_toy(source: Pools, point: tuple[float, float], share: float, rng: np.ran
             # Ordered masses: the larger is the first in boxes above the diagonal, and the smaller the second.
             upper = [basin for basin in known.basins if basin.mirror is None]
             for name, true in zip(names, point, strict=True):
-                mass = SearchedProfile(analysis.nll, name, known.search, best, known.basins)
+                mass = SearchedProfile(analysis.nll, name, known.search, best, known.basins, known.scale.get(name))
                 record[f"q_{name}"] = mass.q(true)
             record["boxes"] = len(upper)
     except GbistatError as error:
@@ -236,15 +247,21 @@ def one_toy(source: Pools, point: tuple[float, float], share: float, rng: np.ran
     return record
 
 
-def study(folder: Path, name: str, n_toys: int, checkpoint: Path, efficiency: float | None) -> list[dict[str, object]]:
+def study(
+    folder: Path, more: Path | None, name: str, n_toys: int, checkpoint: Path, efficiency: float | None
+) -> list[dict[str, object]]:
     """All toys; those in the checkpoint are not made again."""
     done = [json.loads(line) for line in checkpoint.read_text().splitlines()] if checkpoint.exists() else []
     known = {(row["share"], row["number"]) for row in done if "number" in row}
-    source = pools(folder, name, efficiency, np.random.default_rng(20))
-    points = list(source.signals)
-    benchmark, others = points[-1], points[:-1]
+    source = pools(folder, more, name, efficiency, np.random.default_rng(20))
+    if source.background.size < _most(EXPECTED):
+        raise SystemExit(
+            f"{source.background.size} background events in the window are too few for toys of {EXPECTED} without replacement; make more of "
+            "them with validation/paws/more_events.py, and give their folder with --more"
+        )
+    *others, benchmark = source.signals
     print(
-        f"pool: {source.background.size} background events for toys of {EXPECTED}; {len(others)} mass points that trained nothing, "
+        f"pool: {source.background.size} background events for toys of {EXPECTED}; {len(others)} random mass points of "
         f"{int(np.median([source.signals[p].size for p in others]))} events each, and {source.signals[benchmark].size} of the benchmark",
         flush=True,
     )
@@ -257,7 +274,10 @@ def study(folder: Path, name: str, n_toys: int, checkpoint: Path, efficiency: fl
         for share in SHARES:
             if (share, number) in known or (share == 0.0 and number % WITHOUT):
                 continue
-            point = benchmark if number % 2 == 0 else others[(number // 2) % len(others)]
+            enough = [p for p in others if source.signals[p].size >= _most(share * EXPECTED)]
+            # Of four toys the first is the benchmark; the others take the points in turn.
+            turn = number - number // 4 - 1
+            point = benchmark if number % 4 == 0 or not enough else enough[turn % len(enough)]
             rng = np.random.default_rng([20, number, round(share * 1e4)])
             record = one_toy(source, point, share, rng) | {"number": number}
             done.append(record)
@@ -269,7 +289,7 @@ def study(folder: Path, name: str, n_toys: int, checkpoint: Path, efficiency: fl
 def speed(folder: Path, name: str, expected: int = 120_000, share: float = 0.006) -> dict[str, float]:
     """Processor time of one full fit with all intervals, networks apart."""
     rng = np.random.default_rng(3)
-    source = pools(folder, name, None, rng)
+    source = pools(folder, None, name, None, rng)
     nominal = source.analysis
     if nominal.masses is None:
         raise SystemExit("the model has no free masses")
