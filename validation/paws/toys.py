@@ -98,7 +98,14 @@ class Pools:
     improvement: dict[str, float]
 
 
-def pools(folder: Path, more: Path | None, name: str, efficiency: float | None, rng: np.random.Generator) -> Pools:
+def pools(
+    folder: Path,
+    more: Path | None,
+    name: str,
+    efficiency: float | None,
+    rng: np.random.Generator,
+    expected: int = EXPECTED,
+) -> Pools:
     """Events that trained nothing, and an analysis of as much background as toys have."""
     model, card = model_and_card(name)
     background = read_sample(folder, card.background, card).part("data")
@@ -136,7 +143,7 @@ def pools(folder: Path, more: Path | None, name: str, efficiency: float | None, 
         for (a, b), rows in signals.items()
     }
     # As much of the spectrum as toys expect, for the sidebands and their error.
-    scale = EXPECTED / len(inside)
+    scale = expected / len(inside)
     outside = background.select(~window.contains(background.mass))
     copies = np.repeat(np.arange(len(outside)), rng.poisson(scale, len(outside)))
     wide = outside.select(copies)
@@ -146,7 +153,7 @@ def pools(folder: Path, more: Path | None, name: str, efficiency: float | None, 
         names=(*wide.names, ROW),
         units={**wide.units, ROW: "1"},
     )
-    nominal = numbered.select(np.sort(rng.choice(n_background, EXPECTED, replace=n_background < EXPECTED)))
+    nominal = numbered.select(np.sort(rng.choice(n_background, expected, replace=n_background < expected)))
     spec = model.spec
     if efficiency is not None:
         signal = spec.signal.model_copy(update={"efficiency": {"efficiency": efficiency}})
@@ -289,7 +296,7 @@ def study(
 def speed(folder: Path, name: str, expected: int = 120_000, share: float = 0.006) -> dict[str, float]:
     """Processor time of one full fit with all intervals, networks apart."""
     rng = np.random.default_rng(3)
-    source = pools(folder, None, name, None, rng)
+    source = pools(folder, None, name, None, rng, expected)
     nominal = source.analysis
     if nominal.masses is None:
         raise SystemExit("the model has no free masses")
