@@ -77,6 +77,8 @@ def _model_lines(model: LoadedModel) -> list[tuple[str, str]]:
         ("signal mass", _signal_mass(spec)),
         ("background", f"{spec.background.mass.shape}, {low:g}-{high:g} {unit}, yield {spec.background.yield_}"),
     ]
+    for name, item in (spec.signal.mass_scale if spec.has_signal else {}).items():
+        lines.append((f"error of {name}", f"{item.absolute:g} {unit} and {100 * item.relative:.2g} %, in quadrature"))
     for name, term in model.terms.items():
         data = term.metadata
         lines.append(

@@ -176,6 +176,7 @@ def _plane(outcome: FitOutcome) -> Json | None:
         "log_kappa_degree": masses.kappa.degree,
         "effective_size": masses.kappa.effective_size.tolist(),
         "interpolation": None if masses.interpolation is None else masses.interpolation.to_dict(),
+        "mass_scale": {name: item.to_json() for name, item in masses.scale.items()},
     }
 
 

@@ -110,7 +110,5 @@ def test_a_scale_of_no_mass_is_refused(blob):
 
 
 def test_masses_that_can_be_exchanged_have_the_same_scale(blob):
-    with pytest.raises(
-        ModelError, match="can be exchanged, so signal"
-    ):
+    with pytest.raises(ModelError, match="can be exchanged, so signal"):
         built(blob, Symmetric(blob.term()), {"m_X": SCALE}, np.random.default_rng(52), (500, 30, 1000))

@@ -102,10 +102,12 @@ def main() -> int:
     if analysis.masses is None:
         raise SystemExit(f"{MODEL} has no free masses")
     begin = time.process_time()
-    best = fit(analysis.nll).raise_if_invalid()
+    best = analysis.masses.with_scale(fit(analysis.nll).raise_if_invalid())
     print(f"{len(analysis.events)} events in {window}, {injected} of them signal; nodes {arguments.step:g} GeV apart")
     for name in ("mu",) if arguments.quick else ("mu", *TRUTH):
-        profile = SearchedProfile(analysis.nll, name, analysis.masses.search, best, analysis.masses.basins)
+        profile = SearchedProfile(
+            analysis.nll, name, analysis.masses.search, best, analysis.masses.basins, analysis.masses.scale.get(name)
+        )
         pieces = [profile_interval(analysis.nll, name, cl=cl, profile=profile).segments for cl in (0.6827, 0.95)]
         text = "; ".join(" or ".join(f"[{low:.1f}, {high:.1f}]" for low, high in piece) for piece in pieces)
         print(f"  {name:<4} {best.value(name):7.1f} +- {best.error(name):5.1f}   68.27 and 95 %: {text}")
