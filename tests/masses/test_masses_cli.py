@@ -54,6 +54,32 @@ def test_fit_gives_masses_with_intervals_and_a_plane(folder, capsys, tmp_path):
     assert (tmp_path / "out" / "plane.png").stat().st_size > 10_000
 
 
+def test_the_error_of_the_mass_scale_is_in_errors_and_intervals(folder, blob, capsys, tmp_path):
+    scale = {name: {"absolute": 8.0, "relative": 0.01} for name in ("m_X", "m_Y")}
+    spec = blob.spec(mass_scale=scale)
+    pool = blob.spectrum(4000, 0, TRUTH, np.random.default_rng(21))
+    save_model(tmp_path / "scaled", spec, terms=[blob.term()], reference=pool)
+
+    def fitted(*arguments):
+        (result,) = json.loads(run(capsys, folder, "fit", "--json", "-", *arguments).out)["results"]
+        return result
+
+    plain, wider = fitted(), fitted("--model", tmp_path / "scaled")
+    assert wider["plane"]["mass_scale"] == scale
+    assert plain["plane"]["mass_scale"] == {}
+    for name in ("m_X", "m_Y"):
+        one, two = plain["fit"][name], wider["fit"][name]
+        assert two["value"] == one["value"]
+        total = np.hypot(one["error"], np.hypot(8.0, 0.01 * one["value"]))
+        assert two["error"] == pytest.approx(total)
+        ((low, high),) = two["intervals"]["0.6827"]
+        assert high - low == pytest.approx(2.0 * total, rel=0.1)
+    assert wider["fit"]["mu"] == plain["fit"]["mu"]
+    with pytest.raises(SystemExit):
+        main(["model", "show", str(tmp_path / "scaled")])
+    assert "error of m_X  8 GeV and 1 %, in quadrature" in capsys.readouterr().out
+
+
 def test_a_deficit_at_every_mass_is_no_failure(folder, blob, capsys, tmp_path):
     """No signal wanted anywhere: mu is 0 and the mass may be anything."""
     events = blob.spectrum(2500, 0, TRUTH, np.random.default_rng(22))
