@@ -25,10 +25,11 @@ from gbistat.fit.result import FitOptions
 from gbistat.likelihood.parameters import index_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from gbistat.fit.result import FitResult
     from gbistat.likelihood.nll import NLL
+    from gbistat.terms.signal_spec import MassScaleSpec
     from gbistat.typing import FloatArray, IntArray
 
 __all__ = ["Gain", "PlaneSearch", "Strength", "fit_from_map", "global_fit", "search_close", "search_plane"]
@@ -37,6 +38,8 @@ STARTS = 6
 """Full fits that a global fit begins at most."""
 WORTH = 9.0
 """How far below the highest a maximum of the map may be and still be the start of a full fit."""
+BEYOND = 3.0
+"""Errors of the mass scale beyond its ends up to which a map knows of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +95,34 @@ class PlaneSearch:
             np.maximum(RectBivariateSpline(*self.axes, values)(x, y), 0.0) for values in (self.q0, self.strength)
         )
         return PlaneSearch(self.names, (x, y), q0, strength, self.null)
+
+    def with_scale(self, scale: Mapping[str, MassScaleSpec]) -> PlaneSearch:
+        """Same map where the masses that the ratio knows are off by errors of their scale, a little beyond its ends too.
+
+        ``q0(m) = max_{m'} [q0'(m') - sum_k (m'_k - m_k)^2 / sigma_k^2(m)]`` over the nodes m', as profiles of one mass do with fits.
+        """
+        axes, q0, strength = list(self.axes), self.q0, self.strength
+        for number, name in enumerate(self.names):
+            if name not in scale:
+                continue
+            old = axes[number]
+            sigma = np.array([scale[name].sigma(float(end)) for end in old[[0, -1]]])
+            steps = np.diff(old)[[0, -1]]
+            below, above = (np.arange(1, 1 + np.ceil(BEYOND * sigma[k] / steps[k])) * steps[k] for k in (0, 1))
+            new = np.concatenate([old[0] - below[::-1], old, old[-1] + above])
+            new = new[new > 0.0]
+            width = np.array([scale[name].sigma(float(value)) for value in new])
+            away = ((old - new[:, None]) / width[:, None]) ** 2
+            moved = np.moveaxis(q0, number, 0)
+            flat = moved.reshape(old.size, -1)[None] - away[:, :, None]
+            best = flat.argmax(axis=1)
+            columns = np.arange(flat.shape[2])
+            shape = (new.size, *moved.shape[1:])
+            kept = np.moveaxis(strength, number, 0).reshape(old.size, -1)[best, columns]
+            q0 = np.moveaxis(np.maximum(flat.max(axis=1), 0.0).reshape(shape), 0, number)
+            strength = np.moveaxis(kept.reshape(shape), 0, number)
+            axes[number] = new
+        return PlaneSearch(self.names, tuple(axes), q0, strength, self.null)
 
     def maxima(self) -> list[tuple[int, ...]]:
         """Nodes that are not below any neighbour, the highest first; those without signal are left out."""

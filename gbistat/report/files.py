@@ -154,7 +154,7 @@ def _figures(verb: str, outcome: FitOutcome, directory: Path, suffix: str) -> li
         save_plane(
             masses.search.finer(),
             written[-1],
-            close=close,
+            close=close.with_scale(masses.scale),
             best=best,
             unit=outcome.window.unit,
             exchangeable=masses.exchangeable,

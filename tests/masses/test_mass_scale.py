@@ -11,6 +11,7 @@ from gbistat.data.window import MassWindow
 from gbistat.errors import ModelError
 from gbistat.fit.build import build_analysis
 from gbistat.fit.minimize import fit
+from gbistat.fit.plane import PlaneSearch
 from gbistat.inference.mass_profile import MirroredProfile, SearchedProfile
 from gbistat.inference.profile import profile_interval
 from gbistat.terms.signal_spec import MassScaleSpec
@@ -101,6 +102,25 @@ def test_exchanged_masses_have_the_same_profile(blob):
     value = best.value("m_Y") + 1.3 * best.error("m_Y")
     assert second.q(value) == pytest.approx(direct.q(value), abs=1e-3)
     assert second.conditional(value).value("m_Y") == value
+
+
+def test_a_map_of_parabolas_gets_wider_in_quadrature():
+    axes = tuple(np.linspace(middle - 20.0, middle + 20.0, 161) for middle in (300.0, 100.0))
+    mesh = np.meshgrid(*axes, indexing="ij")
+    q0 = 100.0 - ((mesh[0] - 300.0) / 4.0) ** 2 - ((mesh[1] - 100.0) / 2.0) ** 2
+    search = PlaneSearch(("m_X", "m_Y"), axes, q0, np.broadcast_to(mesh[0], q0.shape), None)
+    found = search.with_scale({"m_X": MassScaleSpec(absolute=3.0), "m_Y": MassScaleSpec(relative=0.02)})
+    x, y = (axis[:, None] if k == 0 else axis for k, axis in enumerate(found.axes))
+    expected = 100.0 - (x - 300.0) ** 2 / 25.0 - (y - 100.0) ** 2 / (4.0 + (0.02 * y) ** 2)
+    inside = expected > 85.0
+    np.testing.assert_allclose(found.q0[inside], expected[inside], atol=0.02)
+    assert found.axes[0][-1] >= 329.0
+    # The strength is that of the node which wins: from 300 to 306, 16/25 of the way.
+    row = int(np.abs(found.axes[0] - 306.0).argmin())
+    assert found.strength[row, found.axes[1].size // 2] == pytest.approx(300.0 + 6.0 * 16.0 / 25.0, abs=0.5)
+    unmoved = search.with_scale({})
+    assert unmoved.axes[0] is axes[0]
+    np.testing.assert_array_equal(unmoved.q0, q0)
 
 
 def test_a_scale_of_no_mass_is_refused(blob):
