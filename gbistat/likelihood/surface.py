@@ -188,10 +188,24 @@ def _spline_rows(grid: ThetaGrid, coefficients: FloatArray, theta: FloatArray, c
     weights = weights[:count]
     local = coefficients[places]
     n = local.shape[-1]
+    if weights.shape[0] == 1:
+        return _spline_values(local, weights[0], n)
     result = np.empty((weights.shape[0], n))
     for begin in range(0, n, BLOCK):
         columns = slice(begin, min(begin + BLOCK, n))
         result[:, columns] = weights @ local[..., columns].reshape(weights.shape[1], -1)
+    return result
+
+
+def _spline_values(local: FloatArray, weights: FloatArray, n: int) -> FloatArray:
+    """Value of each event's splines, shape (1, n): rows of coefficients in place, which a matrix of all of them would copy."""
+    rows = local.shape[-2]
+    weights = weights.reshape(-1, rows)
+    result = np.zeros((1, n))
+    for begin in range(0, n, BLOCK):
+        columns = slice(begin, min(begin + BLOCK, n))
+        for number, lead in enumerate(np.ndindex(local.shape[:-2])):
+            result[0, columns] += weights[number] @ local[lead][:, columns]
     return result
 
 
