@@ -45,6 +45,8 @@ __all__ = ["MirroredProfile", "SearchedProfile"]
 
 LITTLE = 0.02
 """Gain of nll by a signal below which no fit moves its masses."""
+CLEAR = 3.0
+"""Gain of the nearest fit from which the next one moves its masses at once."""
 SURE = 15.0
 """``2 Delta nll`` on the map from which a value is outside of every interval that anybody asks for."""
 MINIMA = 12
@@ -244,6 +246,7 @@ class _Box:
         for name, value in basin.best.as_dict().items():
             self.begin[index_of(name, nll.parameters)] = value
         self._points: dict[float, FloatArray] = {}
+        self._gains: dict[float, float] = {}
 
     def sigma(self, value: float) -> float:
         """Error of the mass scale at a value of the parameter."""
@@ -269,19 +272,27 @@ class _Box:
         nll = self._constrained(value, sigma) if sigma > 0 else self.nll
         fixed = {} if sigma > 0 else {self.poi: value}
         held = {name: float(begin[index_of(name, self.nll.parameters)]) for name in self.names}
-        found = self._fit({**held, **fixed}, begin, nll)
+        found = self._fit(fixed, begin, nll) if self._clear(value) else None
         # Where hardly any signal is left the masses are not determined, and a fit that moves them goes nowhere.
-        if found is None or self._null() - found.nll > LITTLE:
-            free = self._fit(fixed, begin if found is None else found.values, nll)
-            found = free or found
+        if found is None or self._null() - found.nll < LITTLE:
+            found = self._fit({**held, **fixed}, begin, nll)
+            if found is None or self._null() - found.nll > LITTLE:
+                free = self._fit(fixed, begin if found is None else found.values, nll)
+                found = free or found
         if found is None:
             return None
         self._points[value] = found.values
+        self._gains[value] = self._null() - found.nll
         if not fixed:
             values = found.values.copy()
             values[self.index] = value
             found = dataclasses.replace(found, values=values, fixed=(*found.fixed, self.poi))
         return found
+
+    def _clear(self, value: float) -> bool:
+        """Whether the nearest fit says that there is a signal whose masses can be moved."""
+        nearest = min(self._gains, key=lambda x: abs(x - value), default=None)
+        return nearest is not None and self._gains[nearest] > CLEAR
 
     def _constrained(self, value: float, sigma: float) -> NLL:
         """Likelihood in which the ratio's mass is a measurement of the parameter."""

@@ -192,7 +192,9 @@ class Profile:
         if self.q(inside) > level:
             return inside  # a lower minimum turned up on the way out; the caller begins again
         tolerance = 1e-7 * self.scale()
-        return float(brentq(lambda x: self.q(x) - level, inside, outside, xtol=tolerance, rtol=1e-12))
+        # The root of q is nearly a straight line where q is nearly a parabola: few steps.
+        root = math.sqrt(level)
+        return float(brentq(lambda x: math.sqrt(self.q(x)) - root, inside, outside, xtol=tolerance, rtol=1e-12))
 
 
 def settled(profile: Profile, work: Callable[[], T]) -> T:
