@@ -28,11 +28,11 @@ from gbistat.training.export import (
 from gbistat.training.grading import rounded
 from gbistat.training.graph import check_parity, to_onnx
 from gbistat.training.logit_calibration import apply_line
+from gbistat.training.paws_errors import scale_study, strength_error
 from gbistat.training.paws_generated import load_paws_generator
 from gbistat.training.paws_grading import PawsGrader, as_paws_events, fit_paws_shapes
 from gbistat.training.paws_model_card import paws_model_card
 from gbistat.training.paws_run import load_paws_run
-from gbistat.training.paws_scale import scale_study
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 __all__ = ["export_paws"]
 
 PARITY_NODES = 4
+STRENGTH = "closure"
+"""Nuisance for what closure says of the strength."""
 
 
 def export_paws(run_directory: str | Path, output: str | Path, *, overwrite: bool = False) -> LoadedModel:
@@ -116,7 +118,8 @@ def export_paws(run_directory: str | Path, output: str | Path, *, overwrite: boo
     term = _term(run, graphs, log_kappa=log_kappa, parity=parity, checks=checks)
     spec = model_spec(run, shapes)
     scale = {name: MassScaleSpec(**item) for name, item in checks["mass_scale"].get("error", {}).items()}
-    signal = spec.signal.model_copy(update={"mass_scale": scale})
+    tau = strength_error(checks["masses_never_trained"])
+    signal = spec.signal.model_copy(update={"mass_scale": scale, "efficiency": {STRENGTH: tau} if tau > 0 else {}})
     return save_model(
         output,
         spec.model_copy(update={"signal_": signal}),

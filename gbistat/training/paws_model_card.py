@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gbistat.training.paws_errors import strength_error
 from gbistat.training.paws_grading import DRAWN, DRAWS
 from gbistat.training.paws_masses import FoundMasses, mass_shift_table
 
@@ -259,7 +260,8 @@ def _unseen_text(rows: list[dict[str, Any]]) -> str:
         f"{np.mean(ratio):.3f} on average,\nscatter {np.std(ratio):.3f} where {np.sqrt(np.mean(sigma**2)):.3f} is expected, mean pull {np.mean(pulls):.2f} "
         "(the points share the background).\n"
         f"With kappa at each of these masses: from the reference events {_with_kappa(rows, 'reference')}; from the background alone "
-        f"{_with_kappa(rows, 'background')}."
+        f"{_with_kappa(rows, 'background')}.\n"
+        f"What the former has beside its statistical errors, {100 * strength_error(rows):.2g} %, is the error of the strength in `signal.efficiency`."
     )
 
 

@@ -1,4 +1,4 @@
-"""Error of the mass scale from shifts in cells: known scatter, and a term that is off by a known factor."""
+"""Errors of masses and strength beside statistical ones: known scatter, and a term that is off by a known factor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gbistat.training.paws_scale import mass_scale, scale_study
+from gbistat.training.paws_errors import mass_scale, scale_study, strength_error
 
 WIDTH = 0.08
 
@@ -73,3 +73,21 @@ def test_a_term_that_is_off_by_one_per_cent(symmetric):
 def test_too_little_signal_gives_no_error():
     rows = np.column_stack([np.full(40, 3500.0), np.full((40, 2), 300.0), np.full((40, 2), 300.0)])
     assert scale_study(Term(1.0), rows, card(False)) == {"cells": []}
+
+
+def grades(x, e):
+    return [
+        {"closure": {"sigma": b}, "closure_with_kappa_from": {"reference": {"fitted_over_true": a}}}
+        for a, b in zip(x, e, strict=True)
+    ]
+
+
+def test_scatter_of_closure_beside_its_errors():
+    """300 points: tau of 0.08 within 0.012, three of its statistical errors."""
+    rng = np.random.default_rng(64)
+    e = rng.uniform(0.05, 0.1, 300)
+    assert strength_error(grades(rng.normal(1.0, np.hypot(0.08, e)), e)) == pytest.approx(0.08, abs=0.012)
+    # A common shift is an error; less scatter than the errors say asks for none.
+    assert strength_error(grades(np.full(300, 1.05), np.full(300, 0.01))) == pytest.approx(0.05, rel=0.05)
+    assert strength_error(grades(rng.normal(1.0, 0.5 * e), e)) == 0.0
+    assert strength_error(grades([1.3], [0.01])) == 0.0

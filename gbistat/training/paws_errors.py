@@ -1,4 +1,4 @@
-"""How far off the masses are at which a parametrised ratio finds signal: shifts in cells of both masses, and the error that they ask for."""
+"""What a parametrised ratio has wrong about masses and strength of a signal, beside statistical errors: measured on held-out events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 
 from gbistat.errors import FitFailed
 from gbistat.terms.signal_spec import MassScaleSpec
@@ -14,12 +14,14 @@ from gbistat.training.paws_grading import as_paws_events
 from gbistat.training.paws_masses import find_masses
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gbistat.terms.network import NetworkTerm
     from gbistat.training.paws_card import PawsCard
     from gbistat.training.paws_masses import FoundMasses
     from gbistat.typing import FloatArray, IntArray, Json
 
-__all__ = ["mass_scale", "scale_study"]
+__all__ = ["mass_scale", "scale_study", "strength_error"]
 
 CELLS, FEWEST = 4, 60
 """Ranges of either mass, equal in ln(mass), and the signal events that a cell takes."""
@@ -139,3 +141,33 @@ def mass_scale(masses: FloatArray, shifts: FloatArray, errors: FloatArray) -> Ma
         raise FitFailed(f"the error of the mass scale cannot be fitted: {found[0].message}")
     absolute, relative = (float(f"{value:.3g}") for value in (best.x[0] * middle, best.x[1]))
     return MassScaleSpec(absolute=absolute, relative=relative)
+
+
+def strength_error(grades: Sequence[Json]) -> float:
+    r"""Relative error of a fitted strength that closure asks for beside its statistical errors.
+
+    Maximum likelihood of fitted over true shares :math:`x_i \sim N(1, \tau^2 + e_i^2)`, as in `mass_scale`: a common shift
+    counts as an error too.
+
+    Parameters
+    ----------
+    grades : sequence of dict
+        Checks of a term at mass points of which no event was trained (``masses_never_trained``): closure with kappa from the
+        reference events, as in a fit, and its error.
+
+    Returns
+    -------
+    float
+        tau; 0 for fewer than two points.
+    """
+    if len(grades) < 2:
+        return 0.0
+    x = np.array([row["closure_with_kappa_from"]["reference"]["fitted_over_true"] for row in grades])
+    e = np.array([row["closure"]["sigma"] for row in grades])
+
+    def nll(tau: float) -> float:
+        variance = tau**2 + e**2
+        return float(0.5 * np.sum(np.log(variance) + (x - 1.0) ** 2 / variance))
+
+    found = minimize_scalar(nll, bounds=(0.0, 2.0), method="bounded", options={"xatol": 1e-5})
+    return float(f"{found.x:.2g}") if nll(float(found.x)) < nll(0.0) else 0.0
