@@ -4,8 +4,9 @@
 
 Every data set is a random 60 % of the simulated QCD dijets (without replacement, the number of events Poisson-distributed; data sets share events,
 each by itself is an honest sample), which in the window 3300-3700 GeV played no part in `dijet-background`, and a Poisson-distributed number of
-events of the benchmark 3500 -> 500, 100 such that S/B in the window is 0, 0.2, 0.4, 0.9 or 1.7 % on average. ``--background generated`` draws the
-background of the window from generator and sideband fit instead: a null whose density is known exactly.
+events of the benchmark 3500 -> 500, 100 such that S/B in the window is 0, 0.2, 0.4, 0.9 or 1.7 % on average. ``--background generated`` takes
+the background's masses of the window and draws its features from the generator: a null whose p_b(x|m) is known exactly. ``--generator MODEL --levels 0`` takes a
+generator that was blind to another window (`pseudo.yaml`: 3700-4100 GeV), which holds no signal: a pseudo-window in the upper sideband.
 
 One file a data set, ``sb_SHARE_seed_SEED.npz``; existing ones are left alone, so that the same command goes on. Seeds below 1000 are for tuning. Content, for
 the n events of the window:
@@ -31,6 +32,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from known import FILES, improvement
+from trained import SKETCH
 
 from gbistat.data.events import Events, concatenate
 from gbistat.data.read import read_events
@@ -39,29 +42,45 @@ from gbistat.terms.generator import GeneratorTerm
 from gbistat.terms.network import log_mean
 from gbistat.terms.store import load_model
 from gbistat.training.ranode import train_ranode
-from gbistat.training.ranode_card import load_ranode_card
+from gbistat.training.ranode_card import RanodeCard, load_ranode_card
 from gbistat.training.ranode_data import fold_rules
 from gbistat.training.ranode_export import choose_networks, final_log_prob
 from gbistat.training_workflow import ranode_data
 
 HERE = Path(__file__).parent
-BACKGROUND, SIGNAL = "qcd.features.h5", "signal_qq_3500_500_100.features.h5"
 SHARE = 0.6
 LEVELS = (0.0, 0.002, 0.004, 0.009, 0.017)
-RATES = (1e-3, 3e-3)
-SKETCH = {0.017: 9.9, 0.009: 9.0, 0.004: 6.2, 0.002: 1.4}
-"""Significance improvement at 3e-3 of one small flow."""
+SCAN = {
+    "folds": {"n_folds": 5, "members": 1},
+    "fraction": {"mode": "scan", "values": [1e-4, 1e-2]},
+    "flow": {"layers": 2, "hidden": [32, 32, 32, 32], "bins": 8, "bound": 8.0},
+    "optimiser": {
+        "epochs": 200,
+        "steps": 7,
+        "batch_size": 2048,
+        "learning_rate": 3e-4,
+        "patience": 10,
+        "keep": "best",
+        "average": 1,
+    },
+}
+"""Flows, batches and stopping of the published scan of w: 2 spline layers, conditioned by two residual blocks of 32 units; 2048 events a step, 7 steps
+through the four of five folds without a fifth of them; at most 200 epochs, and 10 without a better validation loss."""
+SCANNED = 20 * 20
+"""Its networks for one data set: 20 values of w, 20 seeds each."""
 
 
 class Pool:
     """All simulated events, with the generator evaluated once in the window."""
 
-    def __init__(self, folder: Path, card_file: Path) -> None:
+    def __init__(self, folder: Path, card_file: Path, generator: str | None = None) -> None:
         self.card = load_ranode_card(card_file)
-        self.model = load_model(self.card.generator)
+        self.model = load_model(generator or self.card.generator)
+        if generator is not None:
+            self.card = self.card.model_copy(update={"generator": generator, "window": self.model.spec.window})
         self.generator = GeneratorTerm(self.model.terms[str(self.model.spec.background.features)])
         self.window = MassWindow(*(self.card.window or self.model.spec.window or (0.0, 1.0)))
-        self.kinds = [read_events(folder / file, features=self.generator.features) for file in (BACKGROUND, SIGNAL)]
+        self.kinds = [read_events(folder / file, features=self.generator.features) for file in FILES]
         self.log_pb = [self.members(events) for events in self.kinds]
         self.n_window = int(self.window.contains(self.kinds[0].mass).sum())
         inside = int(self.window.contains(self.kinds[1].mass).sum())
@@ -93,12 +112,6 @@ class Pool:
             log_pb[0] = self.members(parts[0])
         label = np.repeat([0, 1], [len(part) for part in parts])
         return concatenate(parts), label, np.concatenate(log_pb, axis=1), rows
-
-
-def significance_improvement(background: np.ndarray, signal: np.ndarray) -> list[float]:
-    """Signal efficiency over the root of the background's, at two background efficiencies."""
-    cuts = np.quantile(background, [1.0 - rate for rate in RATES])
-    return [float(np.mean(signal > cut) / np.sqrt(rate)) for cut, rate in zip(cuts, RATES, strict=True)]
 
 
 def cross_fitted(run, chosen, events: Events, rule) -> np.ndarray:
@@ -153,7 +166,7 @@ def one_set(pool: Pool, level: float, seed: int, generated: bool, file: Path) ->
     )
     ratio = log_mean(log_ps) - data.log_background
     every, every_label = np.concatenate([ratio, rest_ratio]), np.concatenate([label, rest_label])
-    sic = significance_improvement(every[every_label == 0], every[every_label == 1])
+    sic = improvement(every[every_label == 0], every[every_label == 1])
     w = np.array([entry["fraction_fitted"] for entry in chosen.fold_record])
     meta = {
         "level": level, "seed": seed, "background": "generated" if generated else "true", "n": len(events),
@@ -170,6 +183,33 @@ def one_set(pool: Pool, level: float, seed: int, generated: bool, file: Path) ->
     partial.replace(file)
     shutil.rmtree(folder)
     return summary(file)
+
+
+def scan_cost(pool: Pool, folder: Path) -> None:
+    """Processor time of ten flows as in the published scan of w, and what all of a scan would take on this machine."""
+    card = RanodeCard.model_validate({**json.loads(json.dumps(pool.card.to_json())), "seed": 1000, **SCAN})
+    spectrum, _, log_pb, _ = pool.draw(0.004, 1000, False)
+    log_pb = log_pb[:, pool.window.contains(spectrum.mass)]
+    record = {"file": "scan", "sha256": "0" * 64}
+    data = ranode_data(card, spectrum, pool.model, pool.window, record=record, log_features=log_mean(log_pb))
+    run_folder = folder / "scan.run"
+    begin = time.process_time()
+    run = train_ranode(card, run_folder, data)
+    seconds = time.process_time() - begin
+    networks, epochs, computed = 0, [], 0
+    for index in range(len(card.fraction.starts)):
+        stack = run.stack(index)
+        outcome = stack.outcome() or {}
+        computed += card.folds.n_folds * len(stack.history())
+        epochs += [min(kept[0] + 1 + card.optimiser.patience, card.optimiser.epochs) for kept in outcome["epochs"]]
+        networks += card.folds.n_folds
+    shutil.rmtree(run_folder)
+    each = seconds / computed
+    print(
+        f"{networks} flows of the published scan: {seconds:.0f} s of processor time for {computed} epochs, {each:.3f} s each; they stop after "
+        f"{np.mean(epochs):.0f} epochs on average ({min(epochs)} to {max(epochs)}). {SCANNED} flows: {SCANNED * each * np.mean(epochs) / 3600:.1f} h, "
+        f"and {SCANNED * each * card.optimiser.epochs / 3600:.1f} h without early stopping"
+    )
 
 
 def summary(file: Path) -> dict:
@@ -240,11 +280,16 @@ def main() -> None:
     parser.add_argument("--levels", type=str, help="only these S/B, comma-separated, one seed after the other")
     parser.add_argument("--background", choices=("true", "generated"), default="true")
     parser.add_argument("--card", type=Path, default=HERE / "card.yaml")
+    parser.add_argument("--generator", metavar="MODEL", help="another generator than the card's, and its window")
+    parser.add_argument("--scan-cost", action="store_true", help="only measure what a published scan of w costs here")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
+    if arguments.scan_cost:
+        scan_cost(Pool(arguments.events, arguments.card), arguments.output)
+        return
     if not arguments.table:
-        pool = Pool(arguments.events, arguments.card)
+        pool = Pool(arguments.events, arguments.card, arguments.generator)
         plan = schedule(arguments.sets, arguments.first)
         if arguments.levels:
             levels = [float(text) for text in arguments.levels.split(",")]

@@ -1,13 +1,14 @@
 """Statements about a signal learned from the data: are they valid, and how much do they find.
 
-    python validation/ranode/run.py [--quick] [--sets 40] [--nulls 200] [--work DIR] [--trainings DIR] [--output FILE]
+    python validation/ranode/run.py [--quick] [--sets 40] [--nulls 200] [--work DIR] [--trainings SETS ... --events DIR] [--output FILE]
 
 Part (a), exactly known background: 10,000 events, a mass and two features, a narrow signal that a quick learner has to find
 (`analytic.py`). In each data set: five folds learned without them (averages of e-values), prefixes of folds (products of e-values),
 lower limits on the fraction, the published one-fold statement with its rule "Delta ln L = ln 2", and q0 of searches that know
 the signal or all but two masses. `--work` keeps finished data sets, and a run goes on where it was stopped.
 
-Part (b), trained flows on simulated dijets: the folder that `data_sets.py` wrote, given with `--trainings`; alone with `--trained-only`.
+Part (b), trained flows on simulated dijets: the folders that `data_sets.py` wrote, given with `--trainings`; alone with `--trained-only`. With
+`--events` beside the power of searches that know the signal (`known.py`).
 """
 
 from __future__ import annotations
@@ -206,9 +207,11 @@ def main() -> int:
     parser.add_argument("--sets", type=int, default=60)
     parser.add_argument("--nulls", type=int, default=200)
     parser.add_argument("--work", type=Path)
-    parser.add_argument("--trainings", type=Path)
+    parser.add_argument("--trainings", type=Path, nargs="+", metavar="SETS", help="folders that data_sets.py wrote")
     parser.add_argument(
-        "--events", type=Path, help="folder of the simulated dijet files, for q0 of dijet-paws in part (b)"
+        "--events",
+        type=Path,
+        help="folder of the simulated dijet files, for the searches of part (b) that know the signal",
     )
     parser.add_argument("--trained-only", action="store_true", help="leave out part (a)")
     parser.add_argument("--output", type=Path)
@@ -225,7 +228,7 @@ def main() -> int:
         kept = None if options.work is None else options.work / "trained"
         if kept is not None:
             kept.mkdir(exist_ok=True)
-        numbers |= trained.print_trained(trained.read_all(options.trainings, kept, options.events))
+        numbers |= trained.print_trained(*trained.read_all(options.trainings, kept, options.events))
     expected = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
     bad = []
     for name, (low, high) in expected["quick" if options.quick else "full"].items():
