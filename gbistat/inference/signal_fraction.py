@@ -212,14 +212,11 @@ def unrestricted_lower_limit(
     nulls = [bounded(likely)]
     if n_nulls > 1:
         nulls += [bounded([corner] * len(folds)) for corner in np.eye(n_nulls)]
-    low, worst = 1.0, 0
-    while low > 0.0:
-        low = min(low, _first_crossing(partial(excess, nulls[worst])))
+    low = 1.0
+    for number, null in enumerate(nulls):
         # Another background may still be accepted at this limit; then its own limit is lower.
-        left = [excess(null, low) if k != worst else 0.0 for k, null in enumerate(nulls)] if low > 0.0 else [0.0]
-        worst = int(np.argmin(left))
-        if left[worst] >= 0.0:
-            break
+        if low > 0.0 and (number == 0 or excess(null, low) < 0.0):
+            low = min(low, _first_crossing(partial(excess, null)))
     return LowerLimit(low, cl, scheme, n_events)
 
 
