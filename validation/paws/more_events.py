@@ -7,7 +7,7 @@ Toys of 20,000 background events take more of it than the held-out part of `qcd.
 more events of one mass point than the 110 of `signal_qq_parametric.features.h5`. `--tool` is the program that those files were made with: the detector, jets,
 N-subjettiness and columns are its own. Background in a window is made cheaper by one thing that leaves the window's events as they are: events whose partons
 are far from it (a dijet mass outside 3000-4800 GeV, a leading jet below 1080 GeV) are dropped before hadronisation. About 0.2 s of processor time an event.
-(A cut on the mass of the hard process would be cheaper still and wrong: 7 % of the window's events have less than 2750 GeV there, and they are those with
+(A cut on the mass of the hard process would be cheaper still and wrong: 6 % of the window's events have less than 2750 GeV there, and they are those with
 the heaviest jets, since radiation that a jet swallows adds to the dijet mass.)
 
 Files: `qcd_SEED.h5` and `signal_SEED_POINT.h5`, in the layout of the data. `run.py --toys N --more MORE` takes all that are there.

@@ -14,10 +14,11 @@ Toys without signal take long (many small minima), and one in ten is made.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from common import columns_like, model_and_card
@@ -50,6 +51,8 @@ WITHOUT = 10
 """One toy in this many is made without signal too."""
 ROW = "pool_row"
 MOST_SIGNAL = 4000
+SMALLER = (50.0, 100.0, 200.0, 600.0)
+"""Ranges of the smaller mass that are looked at apart, GeV."""
 ABOVE = 4.0
 """Standard deviations of a Poisson count above its mean that pools must hold."""
 
@@ -394,9 +397,28 @@ def table(rows: list[dict[str, object]]) -> dict[str, float]:
         result |= {
             f"{label}: coverage of {w}": float(c) for w, c in zip(("mu", "heavier", "lighter"), cover, strict=True)
         }
+    _by_smaller_mass(rows)
     worst = [row["interpolation"] for row in rows if row.get("interpolation") is not None]
     if worst:
         print(
             f"interpolation, largest shift in errors: median {np.median(worst):.4f}, 95 % {np.quantile(worst, 0.95):.4f}"
         )
     return result
+
+
+def _by_smaller_mass(rows: list[dict[str, Any]]) -> None:
+    """Print what depends on the smaller mass, and by how much strengths are too large."""
+    good = [row for row in rows if row["share"] and "failed" not in row]
+    print(
+        f"\n{'S/B %':>6} {'smaller mass':>13} {'toys':>5} {'found - true':>13} {'lighter':>8} {'heavier':>8} {'mu / expected':>14}"
+    )
+    for share in sorted({row["share"] for row in good}):
+        for low, high in itertools.pairwise(SMALLER):
+            own = [row for row in good if row["share"] == share and low <= row["point"][1] < high]
+            if own:
+                shift = np.median([row["masses"][1] - row["point"][1] for row in own])
+                held = [100 * np.mean([row[key] <= 1.0 for row in own]) for key in ("q_m_Y", "q_m_X")]
+                ratio = np.mean([row["mu"] / row["expected"] for row in own])
+                print(
+                    f"{100 * share:6.1f} {f'{low:g}-{high:g}':>13} {len(own):5d} {shift:+9.1f} GeV {held[0]:7.0f}% {held[1]:7.0f}% {ratio:14.2f}"
+                )
