@@ -93,11 +93,14 @@ def composite(x, log_nulls, scheme, prior):
 
 
 @pytest.mark.parametrize("scheme", ["average", "product"])
-def test_several_nulls_give_a_limit_below_that_of_each(scheme):
-    def shifted(y):
-        return np.array([norm.logpdf(y, s) - norm.logpdf(y) for s in (0.0, 0.15)])
+@pytest.mark.parametrize(("seed", "shift"), [(6, 0.15), (33, 0.3)])
+def test_several_nulls_give_a_limit_below_that_of_each(scheme, seed, shift):
+    """Of the second pair one density alone gives a lower limit than the mixture that is most likely without signal."""
 
-    rng, prior = np.random.default_rng(6), FractionPrior(np.array([0.05, 0.1]))
+    def shifted(y):
+        return np.array([norm.logpdf(y, s) - norm.logpdf(y) for s in (0.0, shift)])
+
+    rng, prior = np.random.default_rng(seed), FractionPrior(np.array([0.05, 0.1]))
     x = rng.permutation(np.r_[rng.standard_normal(1800), rng.normal(MEAN, WIDTH, 200)])
     alone = [composite(x, lambda y, k=k: shifted(y)[k][None], scheme, prior)[0] for k in range(2)]
     assert 0.0 < composite(x, shifted, scheme, prior)[0] <= min(alone) * (1 + 1e-3)
