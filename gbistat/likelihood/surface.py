@@ -23,7 +23,7 @@ import numpy as np
 from gbistat.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from gbistat.data.events import Events
     from gbistat.likelihood.theta_grid import ThetaGrid
@@ -82,6 +82,8 @@ class RatioSurface:
         The nodes.
     log_kappa : array of the grid's shape
         Added to the log ratio.
+    kappa_function : callable, optional
+        ln kappa between the nodes; by default splines.
 
     Raises
     ------
@@ -92,6 +94,7 @@ class RatioSurface:
     term: ParametrisedRatio
     grid: ThetaGrid
     log_kappa: FloatArray
+    kappa_function: Callable[[FloatArray], float] | None = None
     _known: WeakKeyDictionary[Events, PreparedSurface] = field(default_factory=WeakKeyDictionary, repr=False)
 
     def __post_init__(self) -> None:
@@ -121,6 +124,8 @@ class RatioSurface:
 
     def log_kappa_at(self, theta: FloatArray) -> float:
         """Smooth ln kappa at a point of the plane."""
+        if self.kappa_function is not None:
+            return self.kappa_function(theta)
         return float(PreparedSurface(self.grid, self._kappa_coefficients).log_prob(theta)[0])
 
     @cached_property

@@ -173,7 +173,7 @@ def _plane(outcome: FitOutcome) -> Json | None:
         **({} if masses.search.shares is None else {str(masses.search.fraction): masses.search.shares.tolist()}),
         "log_kappa": masses.kappa.log_kappa.tolist(),
         "log_kappa_error": masses.kappa.error.tolist(),
-        "log_kappa_degree": masses.kappa.degree,
+        "log_kappa_form": masses.kappa.form,
         "effective_size": masses.kappa.effective_size.tolist(),
         "interpolation": None if masses.interpolation is None else masses.interpolation.to_dict(),
         "mass_scale": {name: item.to_json() for name, item in masses.scale.items()},

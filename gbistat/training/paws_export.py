@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gbistat.data.window import MassWindow
 from gbistat.errors import OutputError, TermError
 from gbistat.terms.metadata import TERM_SCHEMA, TermMetadata
 from gbistat.terms.network import NetworkTerm
-from gbistat.terms.signal_spec import MassScaleSpec
 from gbistat.terms.store import member_records, save_model
 from gbistat.terms.validation import validate
 from gbistat.training.card import dump_card
@@ -28,21 +29,25 @@ from gbistat.training.export import (
 from gbistat.training.grading import rounded
 from gbistat.training.graph import check_parity, to_onnx
 from gbistat.training.logit_calibration import apply_line
-from gbistat.training.paws_errors import scale_study, strength_error
+from gbistat.training.paws_errors import FURTHEST, scale_study, strength_error
 from gbistat.training.paws_generated import load_paws_generator
 from gbistat.training.paws_grading import PawsGrader, as_paws_events, fit_paws_shapes
 from gbistat.training.paws_model_card import paws_model_card
 from gbistat.training.paws_run import load_paws_run
+from gbistat.training.paws_smoothing import smoothing_study
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gbistat.data.events import Events
     from gbistat.terms.metadata import Parity
     from gbistat.terms.store import LoadedModel
+    from gbistat.training.grading import MassShapes
     from gbistat.training.logit_calibration import LogitLine
     from gbistat.training.paws_card import PawsCard
+    from gbistat.training.paws_errors import ScaleStudy
     from gbistat.training.paws_run import PawsRun
+    from gbistat.training.paws_smoothing import SmoothingStudy
     from gbistat.typing import Json
 
 __all__ = ["export_paws"]
@@ -93,8 +98,12 @@ def export_paws(run_directory: str | Path, output: str | Path, *, overwrite: boo
     networks = [best_network(run, member) for member in range(card.optimiser.members)]
     for network, line in zip(networks, lines, strict=True):
         apply_line(network, line)
-    graphs = {f"member_{index}.onnx": to_onnx(network) for index, network in enumerate(networks)}
     shapes, grader = fit_paws_shapes(card, held_out), PawsGrader(card, held_out)
+    smoothing, scale = _calibrated(run, grader, shapes, networks)
+    networks = list(smoothing.best.networks)
+    if scale.map is not None:
+        networks = [scale.map.applied(network) for network in networks]
+    graphs = _graphs(networks)
     draft = _term(run, graphs, log_kappa={"value": 0.0, "sigma": 0.0, "method": "none yet"})
     parity = check_parity(
         networks,
@@ -111,15 +120,17 @@ def export_paws(run_directory: str | Path, output: str | Path, *, overwrite: boo
         {
             "log_kappa": record,
             **grader.grade(term, reference),
-            "mass_scale": scale_study(term.without_range_check(), grader.signal, card),
+            "smoothing": smoothing.to_json(),
+            "mass_scale": scale.to_json(),
             "mass_shapes": shapes.checks,
         },
     )
     term = _term(run, graphs, log_kappa=log_kappa, parity=parity, checks=checks)
     spec = model_spec(run, shapes)
-    scale = {name: MassScaleSpec(**item) for name, item in checks["mass_scale"].get("error", {}).items()}
     tau = strength_error(checks["masses_never_trained"])
-    signal = spec.signal.model_copy(update={"mass_scale": scale, "efficiency": {STRENGTH: tau} if tau > 0 else {}})
+    signal = spec.signal.model_copy(
+        update={"mass_scale": dict(scale.error), "efficiency": {STRENGTH: tau} if tau > 0 else {}}
+    )
     return save_model(
         output,
         spec.model_copy(update={"signal_": signal}),
@@ -130,6 +141,35 @@ def export_paws(run_directory: str | Path, output: str | Path, *, overwrite: boo
         files={"README.md": paws_model_card(run, term.metadata, shapes).encode(), "card.yaml": dump_card(card)},
         overwrite=overwrite,
     )
+
+
+def _graphs(networks: Sequence[Any]) -> dict[str, bytes]:
+    return {f"member_{index}.onnx": to_onnx(network) for index, network in enumerate(networks)}
+
+
+def _calibrated(
+    run: PawsRun, grader: PawsGrader, shapes: MassShapes, networks: Sequence[Any]
+) -> tuple[SmoothingStudy, ScaleStudy]:
+    """Networks whose smoothing is that of the highest likelihood, and where they find held-out signal, normalised as in a fit."""
+    card = run.card
+
+    def draft(some: Sequence[Any]) -> NetworkTerm:
+        return _term(run, _graphs(some), log_kappa={"value": 0.0, "sigma": 0.0, "method": "none yet"})
+
+    study, record = grader.normalise(draft(networks))
+    term = _term(run, _graphs(networks), log_kappa=log_kappa_record(study, record))
+    reference = _reference(run, grader, term).in_window(MassWindow(*card.model.window, unit=card.unit))
+    # The densities need no normalisation on the window: a constant moves no mass.
+    base = shapes.signal.density.prepare(reference.mass / card.signal.resonance).log_prob(shapes.signal.array)
+    base -= shapes.background.density.prepare(reference.mass).log_prob(shapes.background.array)
+    smoothing = smoothing_study(networks, card, run.scaling, grader.signal, reference, base, as_term=draft)
+    best = smoothing.best
+    wider = tuple(
+        quantity.model_copy(update={"low": item.low * math.exp(-FURTHEST), "high": item.high * math.exp(FURTHEST)})
+        for quantity, item in zip(best.term.metadata.parameters, card.parameters, strict=True)
+    )
+    roomy = replace(best.term, metadata=best.term.metadata.model_copy(update={"parameters": wider}))
+    return smoothing, scale_study(roomy, grader.signal, card, None if best.log_kappa is None else best.log_kappa.at)
 
 
 def _reference(run: PawsRun, grader: PawsGrader, term: NetworkTerm) -> Events:

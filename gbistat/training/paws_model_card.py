@@ -228,6 +228,8 @@ Keras and ONNX differ by at most {parity.max_abs:.1e} in the logit on {parity.n_
 18.8 at (300, 300) and 13.5 at (500, 100), on other events. closure: fitted over true share, for a share of 1 %, of a mixture of held-out events, features only. masses found: where the summed ln r of the signal
 events is largest, with its statistical error.)
 
+{_smoothing_text(_dict(term.checks["smoothing"]))}
+
 {_shifts_text(card, unseen, _dict(term.checks["mass_scale"]))}
 
 Calibration: share of signal among events with predicted share c = r / (1 + r), classes balanced:
@@ -304,6 +306,12 @@ def _shown(card: PawsCard, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [ordered[round(k)] for k in np.linspace(0, len(ordered) - 1, SHOWN)]
 
 
+def _smoothing_text(found: dict[str, Any]) -> str:
+    tried = "; ".join(f"{row['smoothing']:.3g}: {row['log_likelihood']:+.1f}" for row in found["tried"])
+    return f"""How sharply the graphs see two equal masses (`relative_smoothing` or `smoothing` of the card, {found["trained"]:g} in the training) is chosen on held-out signal:
+{found["chosen"]:.3g}. ln of its likelihood, at its true masses and normalised as in a fit, beside that of the training: {tried}."""
+
+
 def _shifts_text(card: PawsCard, rows: list[dict[str, Any]], scale: dict[str, Any]) -> str:
     found = [
         (
@@ -333,14 +341,14 @@ def _shifts_text(card: PawsCard, rows: list[dict[str, Any]], scale: dict[str, An
 
 
 def _scale_text(card: PawsCard, scale: dict[str, Any]) -> str:
-    cells = scale.get("cells", [])
-    if "error" not in scale:
+    cells = scale["cells"]
+    if not scale["error"]:
         return "There was too little held-out signal to look at the mass scale."
     lines = "\n".join(
         f"| {row['mean_masses'][0]:.0f}, {row['mean_masses'][1]:.0f} | {row['n_events']} | "
         + " | ".join(
-            f"{100 * shift:+.2f} +- {100 * sigma / np.sqrt(row['n_events']):.2f}"
-            for shift, sigma in zip(row["shift"], row["sigma_of_one_event"], strict=True)
+            f"{100 * shift:+.2f} +- {100 * sigma / np.sqrt(row['n_events']):.2f} | {100 * left:+.2f}"
+            for shift, sigma, left in zip(row["shift"], row["sigma_of_one_event"], row["left"], strict=True)
         )
         + " |"
         for row in cells
@@ -350,14 +358,24 @@ def _scale_text(card: PawsCard, scale: dict[str, Any]) -> str:
         f"{name}: {item['absolute']:.3g} {card.unit} and {100 * item['relative']:.2g} %, added in quadrature"
         for name, item in scale["error"].items()
     )
-    return f"""The same of held-out signal of masses that were trained, in cells of both masses:
+    return f"""Where the networks as they were trained find held-out signal of masses that were trained, in cells of both masses, with the
+normalisation of a fit:
 
-| mean masses ({card.unit}) | events | {names[0]}: shift (%) | {names[1]}: shift (%) |
-|---|---|---|---|
+| mean masses ({card.unit}) | events | {names[0]}: shift (%) | left | {names[1]}: shift (%) | left |
+|---|---|---|---|---|---|
 {lines}
 
-What these shifts have beside their statistical errors is the error of the mass scale in `signal.mass_scale`, a constrained nuisance
+{_map_text(card, scale["map"])} What is left beside statistical errors is the error of the mass scale in `signal.mass_scale`, a constrained nuisance
 parameter of each mass ({errors})."""
+
+
+def _map_text(card: PawsCard, found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "These are too few cells to correct for it: all of a shift is left."
+    rows = found["coefficients"][:1] if card.symmetric else found["coefficients"]
+    values = "; ".join(", ".join(f"{value:+.4f}" for value in row) for row in rows)
+    return f"""The graphs ask their network at masses m' = m exp(c0 + c1 {found["low"]:g} {card.unit} / m + c2 s(t)), with t = ln(m / other mass) and
+s = (t / {found["close"]:g}) exp((1 - (t / {found["close"]:g})^2) / 2), so that these shifts are undone: c0, c1, c2 = {values}."""
 
 
 def _mass_shapes(card: PawsCard, shapes: MassShapes) -> str:

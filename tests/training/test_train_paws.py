@@ -16,8 +16,10 @@ from gbistat.training.card import dump_card
 from gbistat.training.environment import keras
 from gbistat.training.network import Scaling, evaluate
 from gbistat.training.paws import train_paws
+from gbistat.training.paws_mass_map import MassMap
 from gbistat.training.paws_network import build_paws_network
 from gbistat.training.paws_run import load_paws_run
+from gbistat.training.paws_smoothing import with_smoothing
 from gbistat.training_workflow import run_export, run_paws_training
 
 pytestmark = [
@@ -92,6 +94,28 @@ def test_masses_that_cannot_be_exchanged_are_told_apart(paws_card, changes):
         assert np.array_equal(evaluate(network, x), evaluate(network, swapped)) == symmetric
 
 
+@pytest.mark.parametrize("changes", [{}, {"relative_smoothing": 0.05}])
+def test_a_network_with_another_smoothing_is_that_of_another_card(paws_card, changes):
+    card = paws_card(**changes)
+    name = "relative_smoothing" if changes else "smoothing"
+    network = build_paws_network(card, SCALING, member=0)
+    x = np.column_stack([toy(20).matrix(("m_u", "b", "m_v")), np.tile([160.0, 150.0], (20, 1))])
+    same, other = (with_smoothing(network, card, SCALING, s) for s in (getattr(card, name), 0.3 * getattr(card, name)))
+    assert np.array_equal(evaluate(network, x), evaluate(same, x))
+    assert np.abs(evaluate(network, x) - evaluate(other, x)).max() > 1e-3
+    directly = build_paws_network(card.model_copy(update={name: 0.3 * getattr(card, name)}), SCALING, member=0)
+    assert evaluate(directly, x) == pytest.approx(evaluate(other, x), abs=1e-6)
+
+
+def test_the_smoothing_is_that_of_the_highest_likelihood(trained, term):
+    study = term.metadata.checks["smoothing"]
+    first, *others = study["tried"]
+    assert (first["smoothing"], first["log_likelihood"]) == (study["trained"], 0.0)
+    highest = max(study["tried"], key=lambda row: row["log_likelihood"])
+    assert highest["smoothing"] == study["chosen"]
+    assert [row["smoothing"] / study["trained"] for row in others[:3]] == pytest.approx([0.8, 0.6, 0.4])
+
+
 def test_peaks_are_inputs_that_know_a_common_scale(paws_card):
     # Offsets of 0 would make the ratios the same; the toy has 1 GeV, nothing beside 100.
     card = paws_card(relative_smoothing=0.05, peak=0.1, resolution=0.1)
@@ -162,10 +186,18 @@ def test_what_was_exported_is_complete(exported, trained, term):
 
 def test_calibrated_networks_are_in_the_graphs(exported, trained, term):
     events = toy(50)
-    x = np.column_stack([events.matrix(("m_u", "b", "m_v")), np.tile([200.0, 100.0], (50, 1))])
+    smoothing, found = (term.metadata.checks[name] for name in ("smoothing", "mass_scale"))
+    masses = np.array([[200.0, 100.0]])
+    if found["map"] is not None:
+        mass_map = MassMap(found["map"]["low"], tuple(map(tuple, found["map"]["coefficients"])))
+        masses = masses * np.exp(mass_map.shifts(masses))
+    x = np.column_stack([events.matrix(("m_u", "b", "m_v")), np.tile(masses, (50, 1))])
     for index, values in enumerate(term.member_values(events, m_X=200.0, m_Y=100.0)):
         line = trained.run.line(index)
-        raw = evaluate(trained.run.member(index).load("best"), x)
+        network = trained.run.member(index).load("best")
+        if smoothing["chosen"] != smoothing["trained"]:
+            network = with_smoothing(network, trained.run.card, trained.run.scaling, smoothing["chosen"])
+        raw = evaluate(network, x)
         assert values == pytest.approx(line.slope * raw + line.shift, abs=1e-4)
 
 

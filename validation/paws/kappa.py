@@ -236,7 +236,7 @@ def main() -> int:
     print(
         f"{len(study.data)} background events, signal of {', '.join(f'{k} = {v:g}' for k, v in masses.items())} GeV; "
         f"ln kappa sampled {-math.log(float(study.sampled(masses).mean())):+.3f}, "
-        f"gbistat {study.smooth(masses):+.3f} +- {known.sigma(masses):.3f} (degree {known.kappa.degree})\n"
+        f"gbistat {study.smooth(masses):+.3f} +- {known.sigma(masses):.3f} ({known.kappa.form})\n"
     )
     print("mean of mu / injected (its error; median error of one fit): mean pull, width of the pulls")
     shares = "".join(f"S/B {100 * share:g} %".rjust(34) for share in SHARES)

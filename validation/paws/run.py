@@ -120,7 +120,6 @@ def main() -> int:
         "lighter mass minus truth, GeV": found[0] - min(TRUTH.values()),
         "heavier mass minus truth, GeV": found[1] - max(TRUTH.values()),
         "q0": float(analysis.masses.search.q0.max()),
-        "degree of ln kappa": float(kappa.degree),
         "ln kappa": float(kappa.log_kappa.flat[0]),
         "interpolation, largest shift in errors": interpolation.worst if interpolation else float("nan"),
         "networks, s of processor time": networks,
