@@ -32,6 +32,8 @@ SMALLEST_BEND = 0.2
 """Curvature of the nll, in units of that of each parameter alone, that a step assumes at least where the nll does not bend up."""
 LONGEST = 0.1
 """Longest step where the nll does not bend up, relative to the range of a parameter."""
+SMALLEST_FALL = 1e-6
+"""Fall of the nll that makes it worth to leave a saddle."""
 FAR = 1e12
 """Size of a parameter, in units of its start or of 1, at which the nll is taken to fall without end."""
 
@@ -168,6 +170,12 @@ class _Newton:
                 self.converged = True
                 # The last, tiny step costs nothing more and squares the distance that is left.
                 return self._within(theta + step)
+            if edm < self.options.edm:
+                left = self._leave_saddle(theta, state, active)
+                if left is None:
+                    return theta
+                theta, state = left
+                continue
             moved = self._full_step(theta, step, edm) if downhill else None
             if moved is None:
                 moved = self._line_search(theta, state, step)
@@ -230,6 +238,31 @@ class _Newton:
             return trial, state
         _, left, downhill = self._step(state, active)
         return (trial, state) if downhill and left < 0.5 * edm else None
+
+    def _leave_saddle(
+        self, theta: FloatArray, state: Evaluation, active: BoolArray
+    ) -> tuple[FloatArray, Evaluation] | None:
+        """Go where the nll bends down from a point without a slope, such as one where two masses that can be exchanged are equal."""
+        hessian = state.hessian[active][:, active]
+        diagonal = np.abs(np.diag(hessian))
+        scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+        values, vectors = np.linalg.eigh(hessian * (scale[:, None] * scale))
+        if values[0] >= 0.0:
+            return None
+        begin = self.nll.value(theta)
+        step = np.zeros_like(theta)
+        step[active] = scale * vectors[:, 0] / np.sqrt(-values[0])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.abs(step[active]) / (LONGEST * self.span[active])
+        step /= max(1.0, float(np.nanmax(share)))
+        for length in (1.0, 0.3, 0.1, 0.03):
+            for sign in (1.0, -1.0):
+                trial = self._within(theta + sign * length * step)
+                value = self.nll.value(trial)
+                self.calls += 1
+                if np.isfinite(value) and value < begin - SMALLEST_FALL:
+                    return trial, self._evaluate(trial)
+        return None
 
     def _line_search(
         self, theta: FloatArray, state: Evaluation, step: FloatArray

@@ -13,6 +13,7 @@ from gbistat.fit.minimize import fit
 from gbistat.fit.plane import global_fit, search_plane
 from gbistat.inference.mass_profile import SearchedProfile
 from gbistat.inference.profile import profile_interval
+from gbistat.likelihood.parameters import index_of
 
 TRUTH = (510.0, 120.0)
 
@@ -165,3 +166,17 @@ def test_declared_masses_narrow_or_hold(blob):
         build_analysis(spec(m_X={"start": 650.0, "low": 620.0}), events, window, terms=terms, pool=pool)
     with pytest.raises(ModelError, match="takes reference events"):
         build_analysis(spec(), events, window, terms=terms, pool=None)
+
+
+def test_a_fit_that_begins_where_two_masses_are_equal_leaves_the_saddle(blob):
+    """The slope across equal masses vanishes there by symmetry, and -ln L bends down: a stationary point that is no minimum."""
+    rng = np.random.default_rng(91)
+    data = blob.events(np.concatenate([blob.background(3000, rng), blob.signal(250, (345.0, 255.0), rng)]))
+    nll = blob.likelihood(blob.Blob(symmetric=True), data, blob.events(blob.background(4000, rng)), 3000.0)[2]
+    theta = nll.start_vector()
+    theta[[index_of(name, nll.parameters) for name in ("mu", "m_X", "m_Y")]] = 200.0, 300.0, 300.0
+    at_saddle = fit(nll, fixed={"m_X": 300.0, "m_Y": 300.0}, start=theta)
+    found = fit(nll, start=at_saddle.values)
+    assert found.valid, found.message
+    assert found.nll < at_saddle.nll - 3.0
+    assert sorted(found.value(name) for name in ("m_X", "m_Y")) == pytest.approx([255.0, 345.0], abs=15.0)

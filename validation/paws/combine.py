@@ -25,7 +25,7 @@ import numpy as np
 from gbistat.data.events import Events
 from gbistat.terms.density import MassDensity
 from gbistat.terms.shapes.registry import make_shape
-from gbistat.terms.signal_spec import ModesSpec
+from gbistat.terms.signal_spec import MassScaleSpec, ModesSpec
 from gbistat.terms.store import load_model, load_reference, save_model
 
 if TYPE_CHECKING:
@@ -112,6 +112,19 @@ def shape_distance(first: LoadedModel, second: LoadedModel) -> float:
     return float(np.abs(cumulative[0] - cumulative[1]).max())
 
 
+def larger_errors(first: LoadedModel, second: LoadedModel) -> tuple[dict[str, MassScaleSpec], dict[str, float]]:
+    """Errors of the mass scale and of the strength: of the two modes the larger, since a fit of both has one nuisance for each."""
+    one, two = first.spec.signal, second.spec.signal
+    scale = {}
+    for name in {**one.mass_scale, **two.mass_scale}:
+        pair = [model.mass_scale.get(name, MassScaleSpec()) for model in (one, two)]
+        scale[name] = MassScaleSpec(
+            absolute=max(item.absolute for item in pair), relative=max(item.relative for item in pair)
+        )
+    names = {**one.efficiency, **two.efficiency}
+    return scale, {name: max(one.efficiency.get(name, 0.0), two.efficiency.get(name, 0.0)) for name in names}
+
+
 def papers(first: LoadedModel, second: LoadedModel, name: str, fraction: str, distance: float) -> dict[str, bytes]:
     """Model card of the new model, and the cards of both trainings."""
     found: dict[str, bytes] = {}
@@ -129,7 +142,7 @@ the selected signal events.
 | first | `{mode_of(first).name}` | `{first.name}`: {first.spec.description} | `card.yaml` |
 | second | `{mode_of(second).name}` | `{second.name}`: {second.spec.description} | `card-second.yaml` |
 
-The terms are those of the two models, unchanged. The mass shape is that of the first; that of the second has a cumulative distribution up to {distance:.3f}
+The terms are those of the two models, unchanged, and of the errors of strength and mass scale each is the larger one. The mass shape is that of the first; that of the second has a cumulative distribution up to {distance:.3f}
 away from it. `reference.json` holds the held-out background and the held-out signal of both modes, weighted to stand for background.
 Made by `python validation/paws/combine.py FIRST SECOND --output DIR`, after `gbistat train paws CARD` and `gbistat export` of both.
 """
@@ -157,8 +170,14 @@ def main() -> int:
     distance = shape_distance(first, second)
     print(f"mass shapes: largest difference of the cumulative distributions {distance:.3f}")
     reference = combined_reference(first, second)
+    scale, efficiency = larger_errors(first, second)
     signal = first.spec.signal.model_copy(
-        update={"ratios": (), "modes": ModesSpec(ratios=(terms[0].name, terms[1].name), fraction=arguments.fraction)}
+        update={
+            "ratios": (),
+            "modes": ModesSpec(ratios=(terms[0].name, terms[1].name), fraction=arguments.fraction),
+            "mass_scale": scale,
+            "efficiency": efficiency,
+        }
     )
     spec = first.spec.model_copy(
         update={

@@ -398,12 +398,31 @@ def table(rows: list[dict[str, object]]) -> dict[str, float]:
             f"{label}: coverage of {w}": float(c) for w, c in zip(("mu", "heavier", "lighter"), cover, strict=True)
         }
     _by_smaller_mass(rows)
+    _over_points(rows)
     worst = [row["interpolation"] for row in rows if row.get("interpolation") is not None]
     if worst:
         print(
             f"interpolation, largest shift in errors: median {np.median(worst):.4f}, 95 % {np.quantile(worst, 0.95):.4f}"
         )
     return result
+
+
+def _over_points(rows: list[dict[str, Any]]) -> None:
+    """Print what intervals hold at all S/B together, with errors from the scatter over mass points: toys of one point share what is odd about it."""
+    good = [row for row in rows if row["share"] and "failed" not in row]
+    points = {tuple(row["point"]) for row in good}
+    if len(points) < 2:
+        return
+    texts = []
+    for key, name in (("q_truth", "mu"), ("q_m_X", "the larger mass"), ("q_m_Y", "the smaller mass")):
+        held = np.mean([row[key] <= 1.0 for row in good])
+        away = [sum((row[key] <= 1.0) - held for row in good if tuple(row["point"]) == point) for point in points]
+        error = np.sqrt(np.sum(np.square(away)) * len(points) / (len(points) - 1)) / len(good)
+        texts.append(f"{name} {100 * held:.0f} +- {100 * error:.0f} %")
+    pulls = np.array([(row["mu"] - row["expected"]) / row["error"] for row in good])
+    print(
+        f"\nall {len(good)} toys of {len(points)} mass points: 68 % intervals hold {', '.join(texts)}; pull of mu {pulls.mean():+.2f}, width {pulls.std():.2f}"
+    )
 
 
 def _by_smaller_mass(rows: list[dict[str, Any]]) -> None:
