@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from gbistat.data.events import Events
     from gbistat.data.window import MassWindow
+    from gbistat.terms.network import NetworkTerm
     from gbistat.terms.store import LoadedModel
     from gbistat.training.ranode_card import RanodeCard
     from gbistat.training.ranode_data import RanodeData
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_background",
+    "fitted_log_kappa",
     "prepare_ranode",
     "ranode_data",
     "run_background_training",
@@ -305,7 +307,7 @@ def run_export(
     if kind == "paws":
         from gbistat.training.paws_export import export_paws
 
-        return export_paws(run, output, overwrite=overwrite)
+        return export_paws(run, output, normaliser=fitted_log_kappa, overwrite=overwrite)
     if kind == "background":
         from gbistat.training.background_export import export_background
 
@@ -314,6 +316,33 @@ def run_export(
     from gbistat.training.export import export_ratio
 
     return export_ratio(run, output, overwrite=overwrite)
+
+
+def fitted_log_kappa(
+    term: NetworkTerm, reference: Events, log_base: FloatArray
+) -> Callable[[FloatArray], FloatArray] | None:
+    """ln kappa of a parametrised ratio as a fit has it, see :func:`gbistat.likelihood.kappa.normalised_surface`.
+
+    Parameters
+    ----------
+    term : NetworkTerm
+        With parameters of finite ranges.
+    reference : Events
+        n background events in the window.
+    log_base : array of shape (n,)
+        ln of the ratio of the mass densities at them, up to a constant.
+
+    Returns
+    -------
+    callable or None
+        From points of shape (g, d) to shape (g,).
+    """
+    from gbistat.likelihood.kappa import normalised_surface
+    from gbistat.likelihood.theta_grid import grid_of
+
+    grid = grid_of({item.name: item.bounds for item in term.metadata.parameters})
+    _, kappa = normalised_surface(term, grid, reference, log_base)
+    return None if kappa.smooth is None else kappa.smooth.at
 
 
 def check_background(run: Path, model: LoadedModel, *, events: Path | None = None, seed: int = 1) -> LoadedModel:

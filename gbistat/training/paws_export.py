@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from gbistat.training.paws_card import PawsCard
     from gbistat.training.paws_errors import ScaleStudy
     from gbistat.training.paws_run import PawsRun
-    from gbistat.training.paws_smoothing import SmoothingStudy
+    from gbistat.training.paws_smoothing import Normaliser, SmoothingStudy
     from gbistat.typing import Json
 
 __all__ = ["export_paws"]
@@ -57,7 +57,9 @@ STRENGTH = "closure"
 """Nuisance for what closure says of the strength."""
 
 
-def export_paws(run_directory: str | Path, output: str | Path, *, overwrite: bool = False) -> LoadedModel:
+def export_paws(
+    run_directory: str | Path, output: str | Path, *, normaliser: Normaliser, overwrite: bool = False
+) -> LoadedModel:
     """Write the model of a finished run, whole or not at all.
 
     Parameters
@@ -66,6 +68,9 @@ def export_paws(run_directory: str | Path, output: str | Path, *, overwrite: boo
         Folder that `gbistat.training.paws.train_paws` filled.
     output : path
         Folder of the model, for example ``models/dijet-paws``.
+    normaliser : callable
+        From a ratio, reference events and ln of the ratio of the mass densities at these to the ln kappa that a fit would give it, a function of
+        points of shape (g, 2), or to ``None``: :func:`gbistat.training_workflow.fitted_log_kappa`.
     overwrite : bool, default False
         Whether an existing model there is replaced.
 
@@ -99,7 +104,7 @@ def export_paws(run_directory: str | Path, output: str | Path, *, overwrite: boo
     for network, line in zip(networks, lines, strict=True):
         apply_line(network, line)
     shapes, grader = fit_paws_shapes(card, held_out), PawsGrader(card, held_out)
-    smoothing, scale = _calibrated(run, grader, shapes, networks)
+    smoothing, scale = _calibrated(run, grader, shapes, networks, normaliser)
     networks = list(smoothing.best.networks)
     if scale.map is not None:
         networks = [scale.map.applied(network) for network in networks]
@@ -148,7 +153,7 @@ def _graphs(networks: Sequence[Any]) -> dict[str, bytes]:
 
 
 def _calibrated(
-    run: PawsRun, grader: PawsGrader, shapes: MassShapes, networks: Sequence[Any]
+    run: PawsRun, grader: PawsGrader, shapes: MassShapes, networks: Sequence[Any], normaliser: Normaliser
 ) -> tuple[SmoothingStudy, ScaleStudy]:
     """Networks whose smoothing is that of the highest likelihood, and where they find held-out signal, normalised as in a fit."""
     card = run.card
@@ -162,14 +167,16 @@ def _calibrated(
     # The densities need no normalisation on the window: a constant moves no mass.
     base = shapes.signal.density.prepare(reference.mass / card.signal.resonance).log_prob(shapes.signal.array)
     base -= shapes.background.density.prepare(reference.mass).log_prob(shapes.background.array)
-    smoothing = smoothing_study(networks, card, run.scaling, grader.signal, reference, base, as_term=draft)
+    smoothing = smoothing_study(
+        networks, card, run.scaling, grader.signal, reference, base, as_term=draft, normaliser=normaliser
+    )
     best = smoothing.best
     wider = tuple(
         quantity.model_copy(update={"low": item.low * math.exp(-FURTHEST), "high": item.high * math.exp(FURTHEST)})
         for quantity, item in zip(best.term.metadata.parameters, card.parameters, strict=True)
     )
     roomy = replace(best.term, metadata=best.term.metadata.model_copy(update={"parameters": wider}))
-    return smoothing, scale_study(roomy, grader.signal, card, None if best.log_kappa is None else best.log_kappa.at)
+    return smoothing, scale_study(roomy, grader.signal, card, best.log_kappa)
 
 
 def _reference(run: PawsRun, grader: PawsGrader, term: NetworkTerm) -> Events:

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gbistat.likelihood.kappa import normalised_surface
-from gbistat.likelihood.theta_grid import grid_of
 from gbistat.training.paws_grading import log_ratio_rows
 from gbistat.training.paws_network import build_paws_network
 
@@ -26,11 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gbistat.data.events import Events
-    from gbistat.likelihood.kappa import SmoothKappa
     from gbistat.terms.network import NetworkTerm
     from gbistat.training.network import Scaling
     from gbistat.training.paws_card import PawsCard
     from gbistat.typing import FloatArray, Json
+
+    Normaliser = Callable[[NetworkTerm, Events, FloatArray], Callable[[FloatArray], FloatArray] | None]
 
 __all__ = ["SmoothingStudy", "Trial", "smoothing_study", "with_smoothing"]
 
@@ -50,8 +49,8 @@ class Trial:
         The members with it.
     term : NetworkTerm
         The ratio.
-    log_kappa : SmoothKappa or None
-        Its normalisation.
+    log_kappa : callable or None
+        Its normalisation: from points of shape (g, 2) to ln kappa, shape (g,).
     score : float
         ln L.
     """
@@ -59,7 +58,7 @@ class Trial:
     smoothing: float
     networks: tuple[Any, ...]
     term: NetworkTerm
-    log_kappa: SmoothKappa | None
+    log_kappa: Callable[[FloatArray], FloatArray] | None
     score: float
 
 
@@ -120,6 +119,7 @@ def smoothing_study(
     log_base: FloatArray,
     *,
     as_term: Callable[[Sequence[Any]], NetworkTerm],
+    normaliser: Normaliser,
 ) -> SmoothingStudy:
     """Try some values.
 
@@ -139,20 +139,21 @@ def smoothing_study(
         ln of the ratio of the mass densities at these, up to a constant.
     as_term : callable
         From networks to a ratio.
+    normaliser : callable
+        From a ratio, these reference events and `log_base` to its ln kappa, as fits have it.
     """
     trained = float(getattr(card, _name(card)))
-    grid = grid_of({item.name: (item.low, item.high) for item in card.parameters})
     masses = signal[:, 1 + len(card.features) :]
 
     def trial(smoothing: float) -> Trial:
         same = smoothing == trained
         own = tuple(n if same else with_smoothing(n, card, scaling, smoothing) for n in networks)
         term = as_term(own).without_range_check()
-        _, kappa = normalised_surface(term, grid, reference, log_base)
+        log_kappa = normaliser(term, reference, log_base)
         total = log_ratio_rows(term, signal, card)
-        if kappa.smooth is not None:
-            total += kappa.smooth.at(masses)
-        return Trial(smoothing, own, term, kappa.smooth, float(total.sum()))
+        if log_kappa is not None:
+            total += log_kappa(masses)
+        return Trial(smoothing, own, term, log_kappa, float(total.sum()))
 
     trials = [trial(trained * factor) for factor in FACTORS]
     highest = int(np.argmax([t.score for t in trials]))

@@ -16,6 +16,7 @@ from gbistat.training.paws_dataset import PawsPool, epoch_set
 from gbistat.training.paws_export import export_paws
 from gbistat.training.paws_generated import _columns, epoch_background, generated_background, paws_generator, thinned
 from gbistat.training.splits import read_sample
+from gbistat.training_workflow import fitted_log_kappa
 
 
 def graph(nodes, tensors, n_outputs):
@@ -256,7 +257,7 @@ def test_a_ratio_is_trained_and_exported_with_generated_background(
     # All events of the file grade, inside the window.
     mass = held_out.background[:, 0]
     assert len(mass) == np.sum((mass >= 80.0) & (mass < 160.0)) == 6000
-    model = export_paws(tmp_path / "run", tmp_path / "model")
+    model = export_paws(tmp_path / "run", tmp_path / "model", normaliser=fitted_log_kappa)
     checks = model.terms["toy-masses"].metadata.checks
     assert checks["held_out"]["n_background"] == np.sum((mass >= 94.0) & (mass < 106.0))
     assert checks["log_kappa"]["n_background"] == len(held_out.generated)
@@ -270,4 +271,4 @@ def test_a_ratio_is_trained_and_exported_with_generated_background(
     saved(b_means=(0.0, 0.5))
     if reference == "background":
         with pytest.raises(OutputError, match=r"is another one than that which .* was trained with"):
-            export_paws(tmp_path / "run", tmp_path / "again")
+            export_paws(tmp_path / "run", tmp_path / "again", normaliser=fitted_log_kappa)

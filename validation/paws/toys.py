@@ -413,15 +413,21 @@ def _over_points(rows: list[dict[str, Any]]) -> None:
     points = {tuple(row["point"]) for row in good}
     if len(points) < 2:
         return
+
+    def mean(values: FloatArray) -> tuple[float, float]:
+        away = [np.sum((values - values.mean())[[tuple(row["point"]) == point for row in good]]) for point in points]
+        spread = np.sqrt(np.sum(np.square(away)) * len(points) / (len(points) - 1)) / len(good)
+        return float(values.mean()), float(spread)
+
     texts = []
     for key, name in (("q_truth", "mu"), ("q_m_X", "the larger mass"), ("q_m_Y", "the smaller mass")):
-        held = np.mean([row[key] <= 1.0 for row in good])
-        away = [sum((row[key] <= 1.0) - held for row in good if tuple(row["point"]) == point) for point in points]
-        error = np.sqrt(np.sum(np.square(away)) * len(points) / (len(points) - 1)) / len(good)
+        held, error = mean(np.array([float(row[key] <= 1.0) for row in good]))
         texts.append(f"{name} {100 * held:.0f} +- {100 * error:.0f} %")
     pulls = np.array([(row["mu"] - row["expected"]) / row["error"] for row in good])
+    pull, error = mean(pulls)
     print(
-        f"\nall {len(good)} toys of {len(points)} mass points: 68 % intervals hold {', '.join(texts)}; pull of mu {pulls.mean():+.2f}, width {pulls.std():.2f}"
+        f"\nall {len(good)} toys of {len(points)} mass points: 68 % intervals hold {', '.join(texts)}; "
+        f"pull of mu {pull:+.2f} +- {error:.2f}, width {pulls.std():.2f}"
     )
 
 
